@@ -1,0 +1,2 @@
+def handleMessage(payload):
+    return {"double": payload["number"] * 2}

@@ -1,0 +1,111 @@
+"""
+Where the owner's local token is found.
+
+A gateway keeps the token in its data folder, in a file that only its owner can read, and leaves a
+pointer to that file under the number of its port. A client of the same user on the same machine
+follows the pointer. The token itself is never sent (see `headgate.wire.handshake`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import platformdirs
+
+from headgate.errors import ConfigurationError
+
+__all__ = [
+    "data_folder",
+    "forget_port",
+    "home_folder",
+    "is_loopback",
+    "publish_port",
+    "read_or_make_token",
+    "token_of_port",
+]
+
+TOKEN_BYTES = 32
+
+
+def home_folder() -> Path:
+    """
+    Return the folder for this user's Headgate data.
+
+    The environment variable ``HEADGATE_HOME`` overrides the platform's own place.
+    """
+    chosen = os.environ.get("HEADGATE_HOME")
+    return Path(chosen) if chosen else Path(platformdirs.user_data_dir("headgate", False))
+
+
+def data_folder(gateway: str) -> Path:
+    """Return the default data folder of a gateway of this name."""
+    return home_folder() / "gateways" / gateway
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine's loopback."""
+    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+
+
+def read_or_make_token(data: Path) -> bytes:
+    """
+    Return the token in a gateway's data folder; the first call makes it.
+
+    Raises:
+        ConfigurationError: Others can read the file.
+    """
+    file = data / "local-token"
+    if not file.exists():
+        _write_private(file, secrets.token_hex(TOKEN_BYTES))
+    return _read_private(file)
+
+
+def publish_port(port: int, data: Path) -> None:
+    """Leave a pointer from a port to the token in a data folder."""
+    _write_private(_pointer(port), str((data / "local-token").resolve()))
+
+
+def forget_port(port: int, data: Path) -> None:
+    """Remove the pointer, if it still leads to this data folder."""
+    pointer = _pointer(port)
+    try:
+        if pointer.read_text("utf-8") == str((data / "local-token").resolve()):
+            pointer.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def token_of_port(port: int) -> bytes | None:
+    """Return the token of this user's gateway on a port, None if there is none."""
+    try:
+        file = Path(_pointer(port).read_text("utf-8"))
+        return _read_private(file)
+    except FileNotFoundError:
+        return None
+
+
+def _pointer(port: int) -> Path:
+    return home_folder() / "ports" / str(port)
+
+
+def _write_private(file: Path, text: str) -> None:
+    """Write a file that only this user can read, so that nobody ever sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    draft.replace(file)
+
+
+def _read_private(file: Path) -> bytes:
+    if hasattr(os, "getuid"):
+        status = file.stat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise ConfigurationError(
+                "The owner's local token can be read by others, so it proves nothing",
+                cure="Delete the file and start the gateway again: it makes a new one",
+                file=str(file),
+            )
+    return bytes.fromhex(file.read_text("ascii"))

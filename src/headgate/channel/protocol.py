@@ -1,0 +1,261 @@
+"""Drives websockets' sans-I/O core and a `Session` over one asyncio transport, at both ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Protocol as WebSocketCore
+from websockets.protocol import State as WebSocketState
+
+from headgate.errors import RemoteProtocolError
+from headgate.wire.handshake import MAX_GREETING
+from headgate.wire.session import Event, Session, State
+
+__all__ = ["MAX_MESSAGE", "Channel"]
+
+logger = logging.getLogger("headgate.channel")
+
+MAX_MESSAGE = 80 * 1024 * 1024
+"""Bytes that one WebSocket message has at most: the largest payload, and room for what is around."""
+
+HIGH_WATER = 512 * 1024
+"""Bytes in the transport's buffer above which nothing more is encoded."""
+
+STALLED_AFTER = 30.0
+"""Seconds for which a peer may take no byte while data waits."""
+
+Events = Callable[["Channel", list[Event]], None]
+Closed = Callable[["Channel", str], None]
+
+
+class Channel(asyncio.Protocol):
+    """
+    One connection.
+
+    All frames that one turn of the event loop produces leave in one WebSocket message.
+
+    Args:
+        core: websockets' state machine of this end.
+    """
+
+    def __init__(self, core: WebSocketCore) -> None:
+        self._core = core
+        self._on_events: Events = _ignore_events
+        self._on_closed: Closed = _ignore_close
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.session: Session | None = None
+        self._fragments: list[bytes] = []
+        self._flushing = False
+        self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+
+    # --- asyncio's side --------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        core = self._core
+        core.receive_data(data)
+        for event in core.events_received():
+            if type(event) is Frame:
+                self._frame_received(event)
+            else:
+                self._head_received(event)
+        if not self._flushing:
+            self._write()
+        if core.close_expected():
+            self._close_transport()
+
+    def eof_received(self) -> None:
+        self._core.receive_eof()
+        self._write()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._timer, self._stall_timer):
+            if timer is not None:
+                timer.cancel()
+        self.transport = None
+        session = self.session
+        if session is not None:
+            text = f"the connection broke ({exc})" if exc else "the peer closed the connection"
+            self._on_closed(self, self._reason or text)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._watch_stall(-1)
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        self.flush_soon()
+
+    # --- the owner's side ------------------------------------------------------------------------
+
+    def attach(self, on_events: Events, on_closed: Closed) -> None:
+        """
+        Connect the channel to its owner.
+
+        Args:
+            on_events: Gets what the session received.
+            on_closed: Gets the reason when the connection is over, once, if a session was open.
+        """
+        self._on_events = on_events
+        self._on_closed = on_closed
+
+    def flush_soon(self) -> None:
+        """Send what the session has, at the end of this turn of the event loop."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def close(self, reason: str = "") -> None:
+        """Say good-bye and close the connection, once what was written has left."""
+        if self.transport is None:
+            return
+        self._reason = self._reason or reason
+        if self.session is not None:
+            self.session.bye(reason)
+            self._flush()
+        if self._core.state is WebSocketState.OPEN:
+            self._core.send_close(1000, reason[:100])
+            self._write()
+        self._close_transport()
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection."""
+        self._reason = self._reason or reason
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _head_received(self, head: Any) -> None:
+        raise NotImplementedError
+
+    def _greeting_received(self, message: bytes) -> None:
+        raise NotImplementedError
+
+    def _open(self, session: Session) -> None:
+        self.session = session
+        self._arm_timer()
+
+    def _frame_received(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.BINARY and frame.fin:
+            self._message_received(frame.data)
+        elif frame.opcode is Opcode.BINARY or frame.opcode is Opcode.CONT:
+            self._fragments.append(frame.data)
+            if frame.fin:
+                message, self._fragments = b"".join(self._fragments), []
+                self._message_received(message)
+        elif frame.opcode is Opcode.TEXT:
+            self._fail(RemoteProtocolError("The peer sent text: frames are binary messages"))
+
+    def _message_received(self, message: bytes) -> None:
+        session = self.session
+        if session is None:
+            if len(message) > MAX_GREETING:
+                self._fail(RemoteProtocolError(f"A greeting has at most {MAX_GREETING} bytes"))
+            else:
+                self._greeting_received(message)
+            return
+        try:
+            events = session.receive(message, monotonic())
+        except RemoteProtocolError as error:
+            self._fail(error)
+            return
+        if events:
+            self._on_events(self, events)
+        if session.has_data:
+            self.flush_soon()
+
+    def _fail(self, error: RemoteProtocolError) -> None:
+        """The peer broke a rule: say so in the closing handshake and close."""
+        logger.warning("A connection is closed: %s", error)
+        self._reason = str(error)
+        if self._core.state is WebSocketState.OPEN:
+            self._core.fail(1002, str(error)[:100])
+            self._write()
+        self._close_transport()
+
+    def _flush(self) -> None:
+        self._flushing = False
+        session, transport = self.session, self.transport
+        if session is None or transport is None or self._core.state is not WebSocketState.OPEN:
+            return
+        now = monotonic()
+        while not self._paused:
+            message = session.data_to_send(now)
+            if not message:
+                break
+            self._core.send_binary(message)
+            self._write()
+        if session.wakeup < self._timer_at:
+            self._arm_timer()
+
+    def _write(self) -> None:
+        transport = self.transport
+        for data in self._core.data_to_send():
+            if transport is None or transport.is_closing():
+                return
+            if data:
+                transport.write(data)
+            elif transport.can_write_eof():
+                transport.write_eof()
+
+    def _close_transport(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        assert self.session is not None
+        self._timer_at = self.session.wakeup
+        self._timer = self.loop.call_later(max(0.0, self._timer_at - monotonic()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        session = self.session
+        if session is None or self.transport is None:
+            return
+        events = session.tick(monotonic())
+        if events:
+            self._on_events(self, events)
+        if session.state is State.CLOSED:
+            self.abort("the peer gave no sign of life")
+            return
+        if session.has_data:
+            self.flush_soon()
+        self._arm_timer()
+
+    def _watch_stall(self, waiting: int) -> None:
+        """Close the connection if the peer has taken no byte since the last look."""
+        if self.transport is None:
+            return
+        size = self.transport.get_write_buffer_size()
+        if size == waiting:
+            self.abort(f"the peer took nothing for {STALLED_AFTER:.0f} seconds")
+            return
+        self._stall_timer = self.loop.call_later(STALLED_AFTER, self._watch_stall, size)
+
+
+def _ignore_events(channel: Channel, events: list[Event]) -> None:
+    """Nobody is attached yet."""
+
+
+def _ignore_close(channel: Channel, reason: str) -> None:
+    """Nobody is attached yet."""

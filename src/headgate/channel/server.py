@@ -1,0 +1,232 @@
+"""The gateway's one port: the channel at ``/channel``, and plain HTTP for whoever else knocks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from http import HTTPStatus
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+from websockets.http11 import Request as HttpRequest
+from websockets.server import ServerProtocol
+
+from headgate.channel.local import is_loopback
+from headgate.channel.protocol import MAX_MESSAGE, Channel
+from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
+from headgate.wire.frames import Hello
+from headgate.wire.handshake import NONCE_BYTES, GatewayHandshake, refuse, welcome
+from headgate.wire.session import Credit
+
+__all__ = ["Admission", "Door", "ServerChannel", "listen"]
+
+HEAD_SECONDS = 5.0
+"""Seconds in which the head of the first request must be there."""
+
+HEAD_BYTES = 16 * 1024
+"""Bytes that it has at most."""
+
+LOGIN_SECONDS = 10.0
+"""Seconds in which the login must be done."""
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What the gateway decided about a new session."""
+
+    session: str
+    user: str
+    credit: Credit
+
+
+class Door(Protocol):
+    """What the port needs of the gateway behind it."""
+
+    name: str
+    token: bytes
+
+    def admit(self, channel: Channel, hello: Hello) -> Admission:
+        """Make the session of a client that has proven itself; raises RequestError to refuse."""
+
+    def refused(self, peer: str, reason: str) -> None:
+        """Record that somebody was not let in."""
+
+    def page(self, path: str) -> tuple[HTTPStatus, str]:
+        """Answer a plain HTTP request."""
+
+
+class ServerChannel(Channel):
+    """The gateway's end of a channel, from the first byte of the connection on."""
+
+    def __init__(self, door: Door) -> None:
+        core = ServerProtocol(max_size=MAX_MESSAGE)
+        super().__init__(core)
+        self._server = core
+        self._door = door
+        self._port = 0
+        self._peer = ""
+        self._head_bytes = 0
+        self._upgraded = False
+        self._handshake: GatewayHandshake | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._port = transport.get_extra_info("sockname")[1]
+        peer = transport.get_extra_info("peername")
+        self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+        self._handshake = GatewayHandshake(
+            token=self._door.token, port=self._port, nonce=os.urandom(NONCE_BYTES)
+        )
+        self._wait_for("the head of the request", HEAD_SECONDS)
+
+    @property
+    def peer(self) -> str:
+        """Address and port of the other end."""
+        return self._peer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._upgraded:
+            super().data_received(data)
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > HEAD_BYTES:
+            self._turn_away("the head of the request is too large")
+            return
+        super().data_received(data)
+        if self._server.handshake_exc is not None and not self._upgraded:
+            self._answer_garbage()
+
+    def _wait_for(self, what: str, seconds: float) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        text = f"{what} did not come within {seconds:.0f} seconds"
+        self._patience = self.loop.call_later(seconds, self._turn_away, text)
+
+    def _turn_away(self, reason: str) -> None:
+        self._door.refused(self._peer, reason)
+        self.abort(reason)
+
+    # --- the HTTP request ------------------------------------------------------------------------
+
+    def _head_received(self, head: HttpRequest) -> None:
+        problem = self._foreign(head)
+        if problem:
+            self._door.refused(self._peer, problem)
+            self._respond(HTTPStatus.FORBIDDEN, f"{problem}\n")
+        elif head.path.partition("?")[0] == "/channel":
+            self._upgrade(head)
+        else:
+            self._respond(*self._door.page(head.path.partition("?")[0]))
+
+    def _upgrade(self, head: HttpRequest) -> None:
+        response = self._server.accept(head)
+        self._server.send_response(response)
+        self._upgraded = response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        if self._upgraded:
+            self._wait_for("the login", LOGIN_SECONDS)
+        else:
+            self._write()
+            self._close_transport()
+
+    def _foreign(self, head: HttpRequest) -> str:
+        """
+        Return what is wrong with the names in a request, empty if nothing is.
+
+        A page of another site can make a browser connect to a loopback address, but it cannot
+        forge these two headers.
+        """
+        host = head.headers.get("Host", "")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if not is_loopback(name):
+            return f"The Host {host!r} is not a name of this gateway: use localhost or 127.0.0.1"
+        origin = head.headers.get("Origin")
+        if origin is not None and origin != f"http://{host}":
+            return f"Pages of {origin!r} may not call this gateway"
+        return ""
+
+    def _respond(self, status: HTTPStatus, text: str) -> None:
+        response = self._server.reject(status, text)
+        self._server.handshake_exc = None
+        self._server.send_response(response)
+        self._write()
+        self._close_transport()
+
+    def _answer_garbage(self) -> None:
+        """Bytes that are no HTTP request: answer so that a person who tries understands."""
+        self._door.refused(self._peer, "not an HTTP request")
+        text = (
+            "This is a Headgate gateway. Connect with headgate.connect(), or GET / for a page.\n"
+        )
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(
+                f"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+                f"Content-Length: {len(text)}\r\n\r\n{text}".encode()
+            )
+        self._close_transport()
+
+    # --- the login -------------------------------------------------------------------------------
+
+    def _greeting_received(self, message: bytes) -> None:
+        assert self._handshake is not None
+        try:
+            answer = self._handshake.receive(message)
+            if isinstance(answer, Hello):
+                self._admit(answer)
+            else:
+                self._core.send_binary(answer)
+        except RequestError as error:
+            self._door.refused(self._peer, error.message)
+            self._core.send_binary(refuse(error))
+            self._core.send_close(1008)
+        except RemoteProtocolError as error:
+            self._door.refused(self._peer, str(error))
+            self._fail(error)
+
+    def _admit(self, hello: Hello) -> None:
+        admission = self._door.admit(self, hello)
+        message, session = welcome(
+            monotonic(),
+            session=admission.session,
+            gateway=self._door.name,
+            user=admission.user,
+            credit=admission.credit,
+            max_message=MAX_MESSAGE,
+        )
+        self._core.send_binary(message)
+        if self._patience is not None:
+            self._patience.cancel()
+        self._open(session)
+
+
+async def listen(
+    make_channel: Callable[[], ServerChannel], *, host: str, port: int
+) -> asyncio.Server:
+    """
+    Listen on a port.
+
+    Raises:
+        ConfigurationError: The port is taken or the address is not this machine's.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(make_channel, host, port, backlog=1024)
+    except OSError as error:
+        if isinstance(error, HeadgateError):
+            raise
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigurationError(
+                f"Port {port} of {host} is taken by another program",
+                cure="Choose another one with --port, or let the system choose with --port 0",
+            ) from None
+        raise ConfigurationError(
+            f"Cannot listen on {host}:{port}: {error.strerror or error}",
+            cure="Use --host 127.0.0.1 and a free --port",
+        ) from None

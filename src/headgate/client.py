@@ -1,0 +1,465 @@
+"""A program's connection to a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from headgate.channel.client import DEFAULT_PORT, Address, ClientChannel, open_channel
+from headgate.channel.protocol import Channel
+from headgate.threads import CallbackThread, LoopThread, Mailbox
+from headgate.errors import (
+    ConnectionLost,
+    GatewayUnreachable,
+    HeadgateError,
+    Overloaded,
+    PermissionDenied,
+    RequestError,
+    RequestTimeout,
+)
+from headgate.outcome import Failure, Success
+from headgate.request import Request, refuse_on_event_loop
+from headgate.scope import Delivery, Route, Scope
+from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
+from headgate.wire.session import Event
+
+if TYPE_CHECKING:
+    from headgate.system import System
+
+__all__ = ["Client", "connect"]
+
+logger = logging.getLogger("headgate.client")
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 10.0
+"""Seconds between two tries to connect again, the first and the longest."""
+
+MAX_HELD = 1000
+"""Requests that wait for a connection, at most."""
+
+
+class _Held(msgspec.Struct):
+    """A request that waits for a connection."""
+
+    until: float
+    request: Request
+    frame: Call | Cast
+
+
+class Client(Scope):
+    """
+    A connection to a gateway, which is kept: when it breaks, the client connects again.
+
+    `headgate.connect` makes it. Every method may be called from any thread.
+    """
+
+    def __init__(
+        self, address: Address, *, project: str, host_name: str, kind: str, connect_wait: float
+    ) -> None:
+        self.project = project
+        self.host_name = host_name
+        """The host name that this client claims."""
+        self._address = address
+        self._kind = kind
+        self._connect_wait = connect_wait
+        self._channel: ClientChannel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: LoopThread | None = None
+        self._thread_id = 0
+        self._mailbox: Mailbox[tuple[Request, Call | Cast | None]] | None = None
+        self._callbacks: CallbackThread | None = None
+        self._held: deque[_Held] = deque()
+        self._held_timer: asyncio.TimerHandle | None = None
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._closed_for = ""
+
+    # --- its life --------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The gateway's URL."""
+        return self._address.url
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection at this moment."""
+        return self._channel is not None
+
+    @property
+    def gateway(self) -> str:
+        """Name of the gateway; empty while there is no connection."""
+        channel = self._channel
+        return channel.welcome.gateway if channel is not None else ""
+
+    @property
+    def session_id(self) -> str:
+        """Id of the session, as hex digits; empty while there is no connection."""
+        channel = self._channel
+        return channel.welcome.session if channel is not None else ""
+
+    @property
+    def system(self) -> System:
+        """The manual's functions, bound to this client."""
+        from headgate.system import System
+
+        return System(self)
+
+    def open(self) -> Self:
+        """
+        Connect, with the channel on a thread of its own. `headgate.connect` does this.
+
+        Raises:
+            GatewayUnreachable: Nothing answers, or what answers is no gateway.
+            RequestError: The gateway refused.
+            RuntimeError: An event loop runs on this thread: use ``async with`` there.
+        """
+        if self._loop is not None:
+            return self
+        refuse_on_event_loop("connect()", "async with headgate.connect(...) as client")
+        self._callbacks = CallbackThread("headgate-callbacks")
+        thread = self._loop_thread = LoopThread("headgate-client")
+        thread.start()
+        try:
+            thread.run(self._start())
+        except BaseException:
+            self._loop = None
+            thread.stop()
+            raise
+        return self
+
+    def close(self) -> None:
+        """
+        Close the connection; requests in flight end with `ConnectionLost`.
+
+        Callbacks that are due run before this returns.
+        """
+        thread = self._loop_thread
+        if thread is None:
+            self._require_own_loop()
+            return
+        self._loop_thread = None
+        thread.run(self._stop())
+        thread.stop()
+        self._end_leftovers()
+        assert self._callbacks is not None
+        self._callbacks.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        if self._loop is None:
+            await self._start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._loop_thread is not None:
+            await asyncio.to_thread(self.close)
+            return
+        await self._stop()
+        self._end_leftovers()
+
+    def stats(self) -> dict[str, int]:
+        """Return the size of every table of this client; after all requests ended, all are 0."""
+        channel = self._channel
+        session = channel.session if channel is not None else None
+        return {
+            **(session.stats() if session is not None else {}),
+            "held": len(self._held),
+            "posted": len(self._mailbox) if self._mailbox is not None else 0,
+            "callbacks": len(self._callbacks) if self._callbacks is not None else 0,
+        }
+
+    # --- what the handles need -------------------------------------------------------------------
+
+    def invoke(self, function: Callable[[], None]) -> None:
+        if self._callbacks is not None:
+            self._callbacks.invoke(function)
+            return
+        assert self._loop is not None
+        try:
+            if threading.get_ident() == self._thread_id:
+                self._loop.call_soon(function)
+            else:
+                self._loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            logger.debug("A callback is dropped: the event loop of its client is closed")
+
+    def withdraw(self, request: Request) -> None:
+        self._hand_on(request, None)
+
+    def _submit(self, request: Request, payload: bytes, route: Route) -> None:
+        frame = Call(0, request.project, request.handler, payload, 0, ancestors=route.ancestors)
+        if route.remote_server or route.host_name:
+            where = {"remote": route.remote_server, "host": route.host_name}
+            frame.extensions = {name: value for name, value in where.items() if value}
+        self._hand_on(request, frame)
+
+    def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
+        frame = Cast(
+            0,
+            request.project,
+            request.handler,
+            payload,
+            0,
+            scope=delivery.scope,
+            filters=delivery.filters,
+            ancestors=delivery.ancestors,
+        )
+        self._hand_on(request, frame)
+
+    def _hand_on(self, request: Request, frame: Call | Cast | None) -> None:
+        """Bring a request, or with None its cancellation, to the event loop."""
+        mailbox = self._mailbox
+        if mailbox is None or self._closed_for:
+            self._end_unreachable(request)
+        elif threading.get_ident() == self._thread_id:
+            self._send((request, frame))
+            self._flush()
+        elif not mailbox.post((request, frame)):
+            self._end_leftovers()
+
+    # --- on the event loop -----------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread_id = threading.get_ident()
+        self._mailbox = Mailbox(self._loop, self._send, self._flush)
+        try:
+            await self._connect()
+        except BaseException:
+            self._loop = self._mailbox = None
+            raise
+
+    async def _stop(self) -> None:
+        self._closed_for = self._closed_for or "the client is closed"
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+        if self._mailbox is not None:
+            self._mailbox.drain()
+        self._drop_held(math.inf)
+        if self._channel is not None:
+            self._channel.close("the client closed")
+            self._lost(self._channel, "the client closed it")
+
+    async def _connect(self) -> None:
+        self._channel = await open_channel(
+            self._address,
+            project=self.project,
+            host_name=self.host_name,
+            kind=self._kind,
+            on_events=self._received,
+            on_closed=self._lost,
+        )
+        held, self._held = self._held, deque()
+        for waiting in held:
+            self._send((waiting.request, waiting.frame))
+        self._flush()
+
+    def _send(self, item: tuple[Request, Call | Cast | None]) -> None:
+        request, frame = item
+        channel = self._channel
+        if channel is None or channel.session is None:
+            if frame is not None:
+                self._hold(request, frame)
+            return
+        session = channel.session
+        if frame is None:
+            if request.session == session.id:
+                session.cancel(request.sequence, time.monotonic())
+            return
+        if request.hand_over(session.id, session.next_number):
+            try:
+                session.call(request, frame)
+            except Overloaded as error:
+                request.end(Failure(error))
+
+    def _flush(self) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.flush_soon()
+
+    def _received(self, channel: Channel, events: list[Event]) -> None:
+        for event in events:
+            frame, request = event.frame, event.subject
+            kind = type(frame)
+            if kind is Result:
+                request.end(Success(frame.payload))  # type: ignore[union-attr]
+            elif isinstance(frame, Fault):
+                request.end(Failure(_error_of(frame, request)))
+            elif isinstance(frame, Started):
+                request.note_started()
+            elif isinstance(frame, Progress):
+                request.note_progress(frame.payload)
+            elif isinstance(frame, FateFrame):
+                request.note_fate(frame.fate)
+
+    def _lost(self, channel: Channel, reason: str) -> None:
+        """End every request of a connection that is over, and connect again."""
+        if channel is not self._channel or channel.session is None:
+            return
+        self._channel = None
+        session = channel.session
+        calls, _ = session.close()
+        for number, request in calls:
+            # A call that was never handed to the transport certainly did not start.
+            started = None if session.was_handed_over(number) else False
+            text = f"The connection to {self.url} ended before the answer came: {reason}"
+            request.end(Failure(ConnectionLost(text, started=started)))
+        if not self._closed_for and self._loop is not None:
+            logger.warning("The connection to %s ended: %s", self.url, reason)
+            self._reconnecting = self._loop.create_task(self._connect_again())
+
+    async def _connect_again(self) -> None:
+        longest = FIRST_PAUSE
+        while True:
+            # Full jitter: clients that lost one gateway do not come back all at once.
+            await asyncio.sleep(random.uniform(0, longest))
+            longest = min(longest * 2, LONGEST_PAUSE)
+            try:
+                await self._connect()
+            except PermissionDenied as error:
+                self._closed_for = str(error)
+                logger.error("The client gives up: %s", error)
+                self._drop_held(math.inf)
+                return
+            except HeadgateError as error:
+                logger.info("Not connected yet: %s", error)
+            else:
+                logger.info("Connected to %s again", self.url)
+                return
+
+    # --- requests that wait for a connection -----------------------------------------------------
+
+    def _hold(self, request: Request, frame: Call | Cast) -> None:
+        if not self._connect_wait or self._closed_for:
+            self._end_unreachable(request)
+            return
+        if len(self._held) >= MAX_HELD:
+            text = f"{MAX_HELD} requests wait for a connection to {self.url} already"
+            request.end(Failure(Overloaded(text, started=False)))
+            return
+        until = min(time.monotonic() + self._connect_wait, request.deadline)
+        self._held.append(_Held(until, request, frame))
+        if self._held_timer is None:
+            self._arm_held()
+
+    def _arm_held(self) -> None:
+        assert self._loop is not None
+        self._held_timer = None
+        if self._held:
+            pause = min(held.until for held in self._held) - time.monotonic()
+            self._held_timer = self._loop.call_later(max(0.005, pause), self._look_at_held)
+
+    def _look_at_held(self) -> None:
+        self._drop_held(time.monotonic())
+        self._arm_held()
+
+    def _drop_held(self, now: float) -> None:
+        kept: deque[_Held] = deque()
+        for held in self._held:
+            if held.request.done:
+                continue
+            if held.until > now:
+                kept.append(held)
+            elif held.request.deadline <= now < math.inf:
+                held.request.end(Failure(RequestTimeout(_overdue(held.request), started=False)))
+            else:
+                self._end_unreachable(held.request)
+        self._held = kept
+
+    def _end_unreachable(self, request: Request) -> None:
+        text = self._closed_for or "there is no connection at the moment; the client keeps trying"
+        error = GatewayUnreachable(f"Not sent to {self.url}: {text}", started=False)
+        request.end(Failure(error))
+
+    def _end_leftovers(self) -> None:
+        """End what was posted to an event loop that is closed."""
+        if self._mailbox is not None:
+            for request, _ in self._mailbox.take_all():
+                self._end_unreachable(request)
+
+    def _require_own_loop(self) -> None:
+        if self._loop is not None and not self._closed_for:
+            raise RuntimeError("This client belongs to an event loop: leave its `async with` block")
+
+
+
+def _overdue(request: Request) -> str:
+    return f"{request.project}/{request.handler} gave no result before the request's deadline"
+
+
+def _error_of(fault: Fault, request: Request) -> RequestError:
+    return RequestError.from_wire(
+        fault.code,
+        fault.message or _overdue(request),
+        fault.details,
+        started=fault.started,
+        request_id=request.request_id,
+    )
+
+
+def connect(
+    url: str = f"ws://127.0.0.1:{DEFAULT_PORT}",
+    *,
+    project: str = "",
+    host_name: str | None = None,
+    connect_wait: float = 0.0,
+) -> Client:
+    """
+    Connect to a gateway on this machine.
+
+    ``with headgate.connect() as client:`` runs the channel on a thread of its own;
+    ``async with headgate.connect() as client:`` runs it on the running event loop. Requests and
+    their handles are the same in both. Where no event loop runs the connection is there when this
+    returns. The login uses the owner's local token: the gateway must run as the same user.
+
+    Args:
+        url: The gateway's URL.
+        project: The project that this program belongs to, for `system.util.getProjectName`.
+        host_name: The host name to claim. Default: this machine's.
+        connect_wait: Seconds for which a request waits, its deadline running, while there is no
+            connection. Default: it fails at once.
+
+    Returns:
+        The client, which connects again by itself when the connection breaks.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+        GatewayUnreachable: Nothing answers there, or what answers is no gateway.
+        PermissionDenied: The gateway is another user's, or the program there is none of this user.
+    """
+    client = Client(
+        Address(url),
+        project=project,
+        host_name=socket.gethostname() if host_name is None else host_name,
+        kind="client",
+        connect_wait=connect_wait,
+    )
+    if asyncio._get_running_loop() is None:
+        client.open()
+    return client

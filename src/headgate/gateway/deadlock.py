@@ -1,0 +1,83 @@
+"""Finding requests that wait for something that one of their own callers holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from headgate.errors import DeadlockError
+from headgate.invocation import Invocation
+
+__all__ = ["find_deadlock"]
+
+Holders = Callable[[Invocation], list[Invocation]]
+"""Who holds the places that a queued invocation waits for; empty if one is free."""
+
+
+def find_deadlock(
+    invocations: Iterable[Invocation], holders: Holders
+) -> tuple[Invocation, DeadlockError] | None:
+    """
+    Return a request that can never begin, the newest one, and the error that names the cycle.
+
+    Theory of operation: a queued invocation waits for *one* of those who hold the places it could
+    have; a running one waits for the request that its handler is blocked on. Whoever waits for
+    nothing can go on, and so can, in the end, all that wait for it. If nobody whom an invocation
+    waits for, however indirectly, can go on, it never begins.
+
+    Args:
+        invocations: What is open on this gateway.
+        holders: See `Holders`.
+    """
+    everything = list(invocations)
+    for invocation in reversed(everything):
+        if invocation.started_at or not invocation.ancestors:
+            continue
+        chain = _stuck_with(invocation, everything, holders)
+        if chain:
+            return invocation, _error(invocation, chain)
+    return None
+
+
+def _stuck_with(
+    invocation: Invocation, everything: list[Invocation], holders: Holders
+) -> list[Invocation]:
+    """Return all that an invocation waits for, if none of it can go on; else nothing."""
+    seen: list[Invocation] = []
+    ahead = [invocation]
+    while ahead:
+        waiting = ahead.pop()
+        if waiting in seen:
+            continue
+        seen.append(waiting)
+        needed = _needed(waiting, everything, holders)
+        if not needed:
+            return []
+        ahead.extend(needed)
+    return seen
+
+
+def _needed(
+    invocation: Invocation, everything: list[Invocation], holders: Holders
+) -> list[Invocation]:
+    """Return whom an invocation waits for; nobody means that it can go on."""
+    if invocation.outcome is not None:
+        return []
+    if invocation.waits_for is not None:
+        return [invocation.waits_for]
+    if invocation.started_at:
+        return []
+    if invocation.runnable is not None:
+        return holders(invocation)
+    # It was sent to another gateway. If it came back from there, its descendant is here, and the
+    # handlers in between are taken to wait for it: their gateway cannot be asked.
+    return [i for i in everything if invocation.request_id in i.ancestors]
+
+
+def _error(invocation: Invocation, chain: list[Invocation]) -> DeadlockError:
+    cycle = " → ".join(i.target for i in chain[:8])
+    return DeadlockError(
+        f"{invocation.target} would wait for ever: every place that it can run in is held by "
+        f"handlers that wait for it ({cycle}). Let the handler call without waiting, or give it "
+        "more concurrency",
+        started=False,
+    )

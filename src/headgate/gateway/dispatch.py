@@ -1,0 +1,338 @@
+"""Routing: which endpoint answers an invocation, and whether its caller may ask it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from time import monotonic
+from typing import Any
+
+from headgate.errors import (
+    CancellationException,
+    ClientNotFound,
+    DeadlockError,
+    HandlerNotFound,
+    Overloaded,
+    PermissionDenied,
+    ProjectNotFound,
+    RequestError,
+)
+from headgate.gateway.deadlock import find_deadlock
+from headgate.gateway.project import Handler, Project
+from headgate.gateway.requests import Requests
+from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
+from headgate.network.memory import Network, Peer
+from headgate.outcome import Failure, Outcome, Success
+from headgate.runtimes.thread import Finished, ThreadRuntime
+from headgate.scope import MAX_TIMEOUT
+from headgate.security.audit import Record, Recorder
+from headgate.security.policy import Action, Policy
+from headgate.wire.codec import encode
+
+__all__ = ["GATEWAY_PROJECT", "Dispatch", "Hosted"]
+
+GATEWAY_PROJECT = "@gateway"
+"""The gateway's own handlers stand under this name, which no project can have."""
+
+Builtin = Callable[[], Any]
+
+
+class Hosted:
+    """A project that the gateway hosts, and the runtime of its handlers."""
+
+    def __init__(self, project: Project, runtime: ThreadRuntime) -> None:
+        self.project = project
+        self.runtime = runtime
+        self.endpoints = {
+            name: LocalHandler(handler, runtime) for name, handler in project.handlers.items()
+        }
+
+
+class LocalHandler:
+    """The endpoint that is a handler of this gateway."""
+
+    __slots__ = ("_handler", "_runtime")
+
+    def __init__(self, handler: Handler, runtime: ThreadRuntime) -> None:
+        self._handler = handler
+        self._runtime = runtime
+
+    def __call__(self, invocation: Invocation) -> None:
+        self._runtime.run(invocation, self._handler)
+
+    @property
+    def timeout(self) -> float | None:
+        """The handler's own cap on the deadline, in seconds."""
+        return self._handler.settings.timeout
+
+
+class Dispatch:
+    """
+    Gives each invocation to the endpoint that answers it; it belongs to the event loop.
+
+    `_endpoint` is the only way to an endpoint, and the first thing it does is to ask the policy.
+
+    Args:
+        gateway: The gateway, for the network.
+        hosted: The projects by name.
+        policy: May this caller do this?
+        requests: The open requests.
+        network: The way to other gateways.
+        recorder: Is told of refusals.
+        builtins: The gateway's own handlers by name; they show what there is.
+    """
+
+    def __init__(
+        self,
+        gateway: Peer,
+        *,
+        hosted: Mapping[str, Hosted],
+        policy: Policy,
+        requests: Requests,
+        network: Network,
+        recorder: Recorder,
+        builtins: Mapping[str, Builtin],
+    ) -> None:
+        self._gateway = gateway
+        self._hosted = hosted
+        self._policy = policy
+        self._requests = requests
+        self._network = network
+        self._recorder = recorder
+        self._builtins = builtins
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def request(self, invocation: Invocation, now: float) -> None:
+        """Have an invocation answered; it ends through `Requests`, whatever happens."""
+        invocation.home = self._gateway
+        self._requests.add(invocation)
+        try:
+            endpoint = self._endpoint(invocation, "request")
+            if type(endpoint) is LocalHandler and endpoint.timeout is not None:
+                self._requests.shorten(invocation, now + endpoint.timeout)
+            endpoint(invocation)
+        except RequestError as error:
+            if error.started is None:
+                error.started = False
+            self._requests.end(invocation, Failure(error))
+            return
+        if invocation.ancestors:
+            self.break_deadlocks()
+
+    def nested(self, invocation: Invocation, now: float) -> None:
+        """Have an invocation answered that a handler of this process asked for."""
+        parent = invocation.parent
+        if parent is not None and parent.home is self._gateway:
+            if type(parent.outcome) is Failure:
+                invocation.parent = None
+                self._requests.add(invocation)
+                why = f"{parent.target}, which asked for it, has ended"
+                self._requests.stop(invocation, CancellationException(why))
+                return
+            if parent.outcome is None:
+                invocation.own_deadline = invocation.deadline
+                invocation.deadline = min(invocation.deadline, parent.deadline)
+                parent.children = [*(parent.children or ()), invocation]
+            else:
+                invocation.parent = None
+        else:
+            invocation.parent = None
+        self.request(invocation, now)
+
+    def break_deadlocks(self) -> None:
+        """End requests that can never begin."""
+        while True:
+            found = find_deadlock(self._requests.on_this_node(), self._holders)
+            if found is None:
+                return
+            self._requests.stop(*found)
+
+    def _endpoint(self, invocation: Invocation, action: Action) -> Endpoint:
+        """Return whatever answers an invocation; raises RequestError if nothing may or can."""
+        project, handler = invocation.project, invocation.handler
+        if project == GATEWAY_PROJECT:
+            action = "see"
+        try:
+            self._policy.authorise(invocation.caller, action, project, handler)
+        except PermissionDenied as error:
+            self._record_refusal(invocation, error)
+            raise
+        if len(invocation.ancestors) >= MAX_CHAIN:
+            raise _too_long(invocation)
+        if invocation.remote_server or invocation.host_name:
+            remote = self._elsewhere(invocation)
+            if remote is not None:
+                return remote
+        if project == GATEWAY_PROJECT:
+            return self._builtin(handler)
+        hosted = self._hosted.get(project)
+        if hosted is None:
+            raise _no_project(project, self._hosted, self._gateway.name)
+        endpoint = hosted.endpoints.get(handler)
+        if endpoint is None:
+            raise _no_handler(hosted.project, handler)
+        return endpoint
+
+    def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
+        target = invocation.remote_server
+        if target and target.casefold() != self._gateway.name.casefold():
+            return lambda i: self._network.send(self._gateway, target, i)
+        if invocation.host_name:
+            raise ClientNotFound(
+                f"No client on host {invocation.host_name!r} hosts the message handler "
+                f"{invocation.target}",
+                started=False,
+            )
+        return None
+
+    def _builtin(self, name: str) -> Endpoint:
+        function = self._builtins.get(name)
+        if function is None:
+            known = ", ".join(sorted(self._builtins))
+            raise HandlerNotFound(
+                f"The gateway has no handler {name!r} of its own. It has: {known}"
+            )
+        return lambda i: self._requests.end(i, Success(encode(function(), root="result")))
+
+    def _holders(self, invocation: Invocation) -> list[Invocation]:
+        hosted = self._hosted.get(invocation.project)
+        return hosted.runtime.holders(invocation) if hosted is not None else []
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def deliver(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
+        """
+        Deliver a message, and answer with the report.
+
+        The gateway itself is selected by the letter ``G``.
+        """
+        self._requests.add(invocation)
+        report = [self._to_gateway(invocation)] if "G" in scope else []
+        self._requests.end(invocation, Success(encode(report)))
+
+    def _to_gateway(self, message: Invocation) -> str:
+        copy = Invocation(
+            message.caller,
+            message.project,
+            message.handler,
+            message.payload,
+            monotonic() + MAX_TIMEOUT,
+            NOBODY,
+            message.origin,
+            message.sequence,
+            message.ancestors,
+            wants_result=False,
+        )
+        copy.home = self._gateway
+        self._requests.add(copy)
+        try:
+            self._endpoint(copy, "message")(copy)
+            status = "SENT"
+        except RequestError as error:
+            self._requests.end(copy, Failure(error))
+            status = _SEND_STATUS.get(type(error), "NO_HANDLER")
+        fields = {
+            "scope": "G",
+            "gateway": self._gateway.name,
+            "project": message.project,
+            "handler": message.handler,
+            "sendStatus": status,
+        }
+        return ",".join(f"{name}={value}" for name, value in fields.items())
+
+    # --- ends ------------------------------------------------------------------------------------
+
+    def finished(self, end: Finished) -> None:
+        """Take the end of a handler's run, or its progress."""
+        invocation, handler, outcome = end
+        if outcome is None:
+            data, invocation.reported = invocation.reported, None
+            if invocation.outcome is None and data is not None:
+                invocation.asker.progressed(invocation, data)
+            return
+        hosted = self._hosted.get(invocation.project)
+        if hosted is not None:
+            hosted.runtime.finished(invocation, handler)
+        if invocation.outcome is None:
+            self._requests.end(invocation, outcome)
+        else:
+            invocation.asker.learned(invocation, _fate(outcome))
+
+    def _record_refusal(self, invocation: Invocation, error: PermissionDenied) -> None:
+        self._recorder.record(
+            Record(
+                event="refused",
+                user=invocation.caller.user,
+                host=invocation.caller.host,
+                target=invocation.target,
+                outcome=error.code,
+                request_id=invocation.request_id,
+            )
+        )
+
+
+class _Nobody:
+    """The asker of a message's handlers: nothing is sent back."""
+
+    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
+        """Drop it; a failure was recorded."""
+
+    def started(self, invocation: Invocation) -> None:
+        """Drop it."""
+
+    def progressed(self, invocation: Invocation, data: bytes) -> None:
+        """Drop it."""
+
+    def learned(self, invocation: Invocation, fate: str) -> None:
+        """Drop it."""
+
+
+NOBODY = _Nobody()
+
+_SEND_STATUS: dict[type[RequestError], str] = {
+    PermissionDenied: "DENIED",
+    Overloaded: "OVERLOADED",
+}
+
+
+def _fate(outcome: Outcome) -> str:
+    interrupted = isinstance(outcome, Failure) and isinstance(outcome.error, CancellationException)
+    return Fate.STOPPED if interrupted else Fate.FINISHED
+
+
+def _too_long(invocation: Invocation) -> DeadlockError:
+    return DeadlockError(
+        f"{invocation.target} would be number {len(invocation.ancestors) + 1} in a chain of "
+        f"handlers that call each other, and a chain has at most {MAX_CHAIN}: do they call in a "
+        "circle?",
+        started=False,
+    )
+
+
+def _no_project(name: str, known: Iterable[str], gateway: str) -> ProjectNotFound:
+    return ProjectNotFound(
+        f"The gateway {gateway!r} has no project {name!r}. {_nearest(name, known)}"
+        "See: headgate handlers"
+    )
+
+
+def _no_handler(project: Project, name: str) -> HandlerNotFound:
+    broken = next((p for p in project.problems if p.handler == name), None)
+    if broken is not None:
+        return HandlerNotFound(
+            f"The message handler {name!r} of project {project.name!r} could not be loaded: "
+            f"{broken}"
+        )
+    return HandlerNotFound(
+        f'The message handler "{name}" could not be found in project {project.name!r}. '
+        f"{_nearest(name, project.handlers)}Its scripts are in {project.path / 'messages'}"
+    )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"Did you mean {near[0]!r}? "
+    return f"There is: {', '.join(names[:20])}. " if names else "There is none. "

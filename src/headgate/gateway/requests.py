@@ -1,0 +1,161 @@
+"""The open requests of a gateway: their deadlines, their ends, and what their handlers asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from headgate.deadlines import Deadlines
+from headgate.errors import CancellationException, RequestError, RequestTimeout
+from headgate.invocation import Fate, Invocation
+from headgate.outcome import Failure, Outcome, Success
+from headgate.security.audit import Record, Recorder
+
+__all__ = ["TICK_SECONDS", "Requests"]
+
+ANNOUNCE_AFTER = 0.02
+"""Seconds without a result after which the caller is told that the handler runs."""
+
+TICK_SECONDS = 0.02
+"""Seconds between two looks at what runs, while anything is open."""
+
+
+class Requests:
+    """
+    Every invocation that has not been answered; it belongs to the gateway's event loop.
+
+    An invocation ends here, exactly once, whatever ends it. The asker is told, and then those
+    requests that its handler made: after a success they go on by themselves, after anything else
+    they are cancelled.
+
+    Args:
+        recorder: Is told of requests that did not succeed.
+        later: Runs a function on the event loop after a number of seconds.
+    """
+
+    def __init__(
+        self, *, recorder: Recorder, later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
+        self._open: dict[int, Invocation] = {}
+        self._deadlines = Deadlines()
+        self._recorder = recorder
+        self._later = later
+        self._ticking = False
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def all(self) -> list[Invocation]:
+        """Return the open invocations of the gateway."""
+        return list(self._open.values())
+
+    async def find(self, request_id: str) -> Invocation | None:
+        """Return the open invocation with this id, None if there is none."""
+        return self.here(request_id)
+
+    def here(self, request_id: str) -> Invocation | None:
+        """Return the open invocation of this node with this id, None if there is none."""
+        return next((i for i in self._open.values() if i.request_id == request_id), None)
+
+    def on_this_node(self) -> Iterable[Invocation]:
+        """Return the open invocations of this node."""
+        return list(self._open.values())
+
+    def add(self, invocation: Invocation) -> None:
+        """Keep an invocation until it ends."""
+        self._open[id(invocation)] = invocation
+        deadlines = self._deadlines
+        if invocation.deadline < deadlines.next:
+            deadlines.next = invocation.deadline
+        if not self._ticking:
+            self._ticking = True
+            self._later(TICK_SECONDS, self._tick)
+
+    def shorten(self, invocation: Invocation, deadline: float) -> None:
+        """Give an open invocation an earlier deadline, if this one is earlier."""
+        if deadline < invocation.deadline:
+            invocation.deadline = deadline
+            self._deadlines.add(deadline)
+
+    def end(self, invocation: Invocation, outcome: Outcome) -> None:
+        """Answer an invocation, if it is open."""
+        if invocation.outcome is not None:
+            return
+        invocation.outcome = outcome
+        del self._open[id(invocation)]
+        parent = invocation.parent
+        if parent is not None and parent.children is not None:
+            parent.children.remove(invocation)
+        invocation.asker.ended(invocation, outcome)
+        if type(outcome) is Failure:
+            self._record(invocation, outcome.error)
+        if invocation.children:
+            self._leave_children(invocation, outcome)
+
+    def stop(self, invocation: Invocation, error: RequestError) -> None:
+        """End an invocation with an error, and its handler as far as that goes."""
+        if invocation.outcome is not None:
+            return
+        invocation.cancelled = True
+        place = invocation.place
+        fate = Fate.NOT_STARTED if place is None else place.withdraw(invocation)
+        if fate == Fate.NOT_STARTED:
+            error.started = False
+        elif fate != Fate.UNKNOWN or invocation.started_at:
+            error.started = True
+        self.end(invocation, Failure(error))
+        if fate != Fate.UNKNOWN:
+            invocation.asker.learned(invocation, fate)
+
+    def cancel(self, invocation: Invocation, why: str) -> None:
+        """Cancel an invocation."""
+        self.stop(invocation, CancellationException(f"{invocation.target} was cancelled: {why}"))
+
+    def stats(self) -> dict[str, int]:
+        """Return the sizes of the tables."""
+        return {"open": len(self._open)}
+
+    def _tick(self) -> None:
+        now = monotonic()
+        for key in self._deadlines.overdue(self._open, now):
+            invocation = self._open.get(key)
+            if invocation is not None:
+                self.stop(invocation, _timeout(invocation))
+        latest = now - ANNOUNCE_AFTER
+        for invocation in self._open.values():
+            if 0 < invocation.started_at <= latest and not invocation.announced:
+                invocation.announced = True
+                invocation.asker.started(invocation)
+        self._ticking = bool(self._open)
+        if self._ticking:
+            pause = min(TICK_SECONDS, max(0.001, self._deadlines.next - now))
+            self._later(pause, self._tick)
+
+    def _leave_children(self, invocation: Invocation, outcome: Outcome) -> None:
+        children, invocation.children = invocation.children or [], None
+        for child in children:
+            child.parent = None
+            if type(outcome) is Success:
+                child.deadline = child.own_deadline
+            else:
+                self.cancel(child, f"{invocation.target}, which asked for it, has ended")
+
+    def _record(self, invocation: Invocation, error: RequestError) -> None:
+        self._recorder.record(
+            Record(
+                event="failed",
+                user=invocation.caller.user,
+                host=invocation.caller.host,
+                target=invocation.target,
+                outcome=error.code,
+                request_id=invocation.request_id,
+                detail=error.message[:200],
+            )
+        )
+
+
+def _timeout(invocation: Invocation) -> RequestTimeout:
+    return RequestTimeout(
+        f"{invocation.target} gave no result before the request's deadline"
+        + ("" if invocation.started_at else "; it had not begun")
+    )

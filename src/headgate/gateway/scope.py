@@ -1,0 +1,127 @@
+"""Calls that are made on the gateway itself: by its scripts, and by the program that hosts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from headgate.invocation import Caller, Invocation, current_invocation
+from headgate.outcome import Outcome
+from headgate.request import Request
+from headgate.scope import Delivery, Route, Scope
+
+if TYPE_CHECKING:
+    from headgate.system import System
+
+__all__ = ["GatewayScope", "Host"]
+
+
+class Host(Protocol):
+    """What the scope needs of its gateway; everything may be called from any thread."""
+
+    name: str
+    origin: str
+    caller: Caller
+    globals: dict[str, Any]
+
+    def ask(self, invocation: Invocation) -> None: ...
+
+    def tell(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None: ...
+
+    def call(self, function: Callable[[], None]) -> None: ...
+
+    def cancel(self, invocation: Invocation) -> None: ...
+
+    def invoke(self, function: Callable[[], None]) -> None: ...
+
+    def next_sequence(self) -> int: ...
+
+    def remote_servers(self) -> list[str]: ...
+
+
+class GatewayScope(Scope):
+    """
+    The scope of a project's scripts on a gateway; no socket is between them and the handlers.
+
+    A request that a handler makes is nested in the handler's own: it has the same caller, ends no
+    later while the handler runs, and is cancelled when the handler ends without success.
+    """
+
+    def __init__(self, host: Host, project: str) -> None:
+        self.host = host
+        self.project = project
+
+    @property
+    def system(self) -> System:
+        """The manual's functions, bound to this scope."""
+        from headgate.system import System
+
+        return System(self)
+
+    @property
+    def gateway(self) -> str:
+        """Name of the gateway."""
+        return self.host.name
+
+    def invoke(self, function: Callable[[], None]) -> None:
+        self.host.invoke(function)
+
+    def withdraw(self, request: Request) -> None:
+        if request.invocation is not None:
+            self.host.cancel(request.invocation)
+
+    def _submit(self, request: Request, payload: bytes, route: Route) -> None:
+        invocation = self._invocation(request, payload, route.ancestors)
+        invocation.remote_server = route.remote_server
+        invocation.host_name = route.host_name
+        self.host.ask(invocation)
+
+    def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
+        invocation = self._invocation(request, payload, delivery.ancestors)
+        self.host.tell(invocation, delivery.scope, delivery.filters)
+
+    def _invocation(
+        self, request: Request, payload: bytes, ancestors: tuple[str, ...]
+    ) -> Invocation:
+        host, running = self.host, current_invocation.get()
+        sequence = host.next_sequence()
+        invocation = Invocation(
+            running.caller if running is not None else host.caller,
+            request.project,
+            request.handler,
+            payload,
+            request.deadline,
+            HANDLES,
+            host.origin,
+            sequence,
+            ancestors,
+            running,
+            tag=request,
+        )
+        request.invocation = invocation
+        request.hand_over(host.origin, sequence)
+        return invocation
+
+
+class _Handles:
+    """The asker of requests whose handles are in this process."""
+
+    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
+        """End the handle."""
+        invocation.tag.end(outcome)
+
+    def started(self, invocation: Invocation) -> None:
+        """Tell the handle."""
+        invocation.tag.note_started()
+
+    def progressed(self, invocation: Invocation, data: bytes) -> None:
+        """Tell the handle."""
+        invocation.tag.note_progress(data)
+
+    def learned(self, invocation: Invocation, fate: str) -> None:
+        """Tell the handle."""
+        invocation.tag.note_fate(fate)
+
+
+HANDLES = _Handles()

@@ -1,0 +1,265 @@
+"""
+One run of a message handler: what is asked, by whom, until when, and what became of it.
+
+An `Endpoint` is whatever can answer an invocation: a handler of this gateway, a client that hosts
+one, another gateway. Choosing the endpoint is routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from headgate.outcome import Outcome
+
+if TYPE_CHECKING:
+    from headgate.request import Request
+
+__all__ = [
+    "MAX_CHAIN",
+    "Asker",
+    "Caller",
+    "Context",
+    "Endpoint",
+    "Fate",
+    "Invocation",
+    "Slot",
+    "Withdrawable",
+    "current_invocation",
+]
+
+MAX_CHAIN = 16
+"""How many handlers may stand in one chain of requests that call each other."""
+
+
+class Fate:
+    """What is known of a handler whose request was cancelled or timed out."""
+
+    NOT_STARTED = "not started"
+    STOPPED = "stopped"
+    STILL_RUNNING = "still running"
+    FINISHED = "finished"
+    UNKNOWN = "unknown"
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """
+    Who calls, as the gateway verified it; made by a login, never by the sender's word.
+
+    Rules are decided on it, so two callers with equal fields may do the same.
+    """
+
+    user: str
+    """Name of the user."""
+
+    roles: frozenset[str] = frozenset()
+    """Names of the user's roles."""
+
+    host: str = ""
+    """The host name that the session claims; it selects, it never authorises."""
+
+    gateway: tuple[str, ...] = ()
+    """The gateways that the request came through, the first one first; empty for a local caller."""
+
+    session: str = ""
+    """The session it came from, as hex digits; empty for the gateway itself."""
+
+
+class Slot(Protocol):
+    """The place in a runtime that a running invocation holds."""
+
+    def leave(self, request: Request) -> None:
+        """Give the place back while the handler waits for another request."""
+
+    def enter(self) -> None:
+        """Take the place again."""
+
+
+class Asker(Protocol):
+    """
+    Whoever an invocation is answered to; everything is called on the gateway's event loop.
+
+    An asker is told of the end once. What became of the handler may be told after that.
+    """
+
+    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
+        """Take the outcome; a success holds the encoded result."""
+
+    def started(self, invocation: Invocation) -> None:
+        """Take the word that the handler runs, and has for some time."""
+
+    def progressed(self, invocation: Invocation, data: bytes) -> None:
+        """Take an encoded progress value."""
+
+    def learned(self, invocation: Invocation, fate: str) -> None:
+        """Take what became of the handler, after a cancellation or a timeout."""
+
+
+class Invocation(msgspec.Struct, eq=False):
+    """
+    One run of a handler.
+
+    It belongs to the gateway's event loop. The thread that runs the handler sets `started_at`,
+    `waits_for` and `slot`, and reads `cancelled`.
+    """
+
+    caller: Caller
+    project: str
+    handler: str
+    payload: bytes
+    """The encoded payload; routing never decodes it."""
+
+    deadline: float
+    """When it must be over, on this process's monotonic clock, in seconds."""
+
+    asker: Asker
+    """Whoever gets the answer."""
+
+    origin: str = ""
+    """The session (node, boot, number) that gave the request its number, as 20 hex digits."""
+
+    sequence: int = 0
+    """The request's number in that session."""
+
+    ancestors: tuple[str, ...] = ()
+    """Ids of the requests whose handlers led to this one, the outermost first."""
+
+    parent: Invocation | None = None
+    """The invocation on this gateway whose handler asked for this one, while it runs."""
+
+    own_deadline: float = 0.0
+    """The deadline once the parent has returned; 0 where there is no parent."""
+
+    tag: Any = None
+    """What the asker attached for itself."""
+
+    wants_result: bool = True
+    """False for a message: what the handler returns is dropped."""
+
+    outcome: Outcome | None = None
+    """The answer that was given; None while the request is open."""
+
+    started_at: float = 0.0
+    """When the handler began, on the monotonic clock; 0 if it has not."""
+
+    announced: bool = False
+    """The asker was told that the handler runs."""
+
+    cancelled: bool = False
+    """The answer is not wanted any more; a cooperative handler looks at this and returns."""
+
+    reported: bytes | None = None
+    """The latest progress value, while it waits to be sent."""
+
+    children: list[Invocation] | None = None
+    """Open requests that the handler itself made."""
+
+    waits_for: Invocation | None = None
+    """The nested request that the handler is blocked on at this moment."""
+
+    slot: Slot | None = None
+    """The place in the runtime that it runs in."""
+
+    remote_server: str = ""
+    """The gateway that is to answer; empty for this one."""
+
+    host_name: str = ""
+    """The client on this host is to answer; empty for the gateway."""
+
+    home: Any = None
+    """The gateway that it is open on."""
+
+    runnable: Any = None
+    """The handler that was found for it."""
+
+    place: Withdrawable | None = None
+    """Where it waits or runs, for taking it back."""
+
+    @property
+    def request_id(self) -> str:
+        """The request's id of 128 bits, as 32 hex digits: node, boot, sequence."""
+        return f"{self.origin}{self.sequence:012x}"
+
+    @property
+    def target(self) -> str:
+        """Project and handler, as ``project/handler``."""
+        return f"{self.project}/{self.handler}"
+
+
+class Withdrawable(Protocol):
+    """Where an invocation waits or runs."""
+
+    def withdraw(self, invocation: Invocation) -> str:
+        """
+        Take an invocation back, or stop it as far as that goes; on the event loop.
+
+        Returns:
+            Its `Fate` at this moment.
+        """
+
+
+class Endpoint(Protocol):
+    """
+    Whatever can answer an invocation; the outcome goes to `Requests.end`, once.
+
+    Raises:
+        RequestError: It does not take the invocation; nothing was started.
+    """
+
+    def __call__(self, invocation: Invocation) -> None: ...
+
+
+current_invocation: ContextVar[Invocation | None] = ContextVar("headgate_invocation", default=None)
+"""The invocation whose handler runs in this context; None outside of handlers."""
+
+
+class Context:
+    """What a handler that takes a second argument learns of its request."""
+
+    __slots__ = ("_invocation", "_report", "_time")
+
+    def __init__(
+        self,
+        invocation: Invocation,
+        *,
+        report: Callable[[Invocation, Any], None],
+        time: Callable[[], float],
+    ) -> None:
+        self._invocation = invocation
+        self._report = report
+        self._time = time
+
+    @property
+    def caller(self) -> Caller:
+        """Who asked, as the gateway verified it."""
+        return self._invocation.caller
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, 32 hex digits."""
+        return self._invocation.request_id
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody waits for the answer any more; a long handler looks at it and returns."""
+        return self._invocation.cancelled
+
+    def remaining(self) -> float:
+        """Return the seconds until the deadline, 0.0 once it has passed."""
+        return max(0.0, self._invocation.deadline - self._time())
+
+    def progress(self, value: Any) -> None:
+        """
+        Send a progress value to the caller's `on_progress`.
+
+        Args:
+            value: Anything that a payload can hold. Values that come faster than they can be
+                sent or taken are left out in favour of later ones.
+
+        Raises:
+            PayloadError: The value cannot be sent.
+        """
+        self._report(self._invocation, value)

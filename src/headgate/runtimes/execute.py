@@ -1,0 +1,113 @@
+"""One run of a handler: decode the payload, call the function, encode what it returns."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Protocol
+
+from headgate.errors import HandlerError, PayloadError, RequestError
+from headgate.handler import HandlerSettings
+from headgate.invocation import Context, Invocation, current_invocation
+from headgate.outcome import Failure, Outcome, Success
+from headgate.wire.codec import decode, encode
+
+__all__ = ["NOTHING", "Report", "Runnable", "execute", "execute_async"]
+
+MAX_TRACEBACK = 16 * 1024
+"""Characters of a traceback that travel, counted from its end."""
+
+NOTHING = Success(b"\xc0")
+"""The outcome of a message's handler: what it returns is dropped."""
+
+Report = Callable[[Invocation, Any], None]
+"""Takes a progress value of an invocation, on the handler's thread."""
+
+
+class Runnable(Protocol):
+    """A message handler, as a runtime sees it."""
+
+    @property
+    def project(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> HandlerSettings: ...
+
+    @property
+    def function(self) -> Callable[..., Any]: ...
+
+    @property
+    def takes_context(self) -> bool: ...
+
+    @property
+    def is_async(self) -> bool: ...
+
+
+def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
+    """Run a handler on this thread; whatever it raises becomes its outcome."""
+    current_invocation.set(invocation)
+    try:
+        payload = decode(invocation.payload)
+    except PayloadError as error:
+        return Failure(error)
+    try:
+        if handler.takes_context:
+            context = Context(invocation, report=report, time=monotonic)
+            value = handler.function(payload, context)
+        else:
+            value = handler.function(payload)
+        return Success(encode(value, root="result")) if invocation.wants_result else NOTHING
+    except BaseException as error:
+        return failed(error)
+
+
+async def execute_async(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
+    """Run an ``async def`` handler; a cancellation of the task passes through."""
+    current_invocation.set(invocation)
+    try:
+        payload = decode(invocation.payload)
+    except PayloadError as error:
+        return Failure(error)
+    try:
+        if handler.takes_context:
+            context = Context(invocation, report=report, time=monotonic)
+            value = await handler.function(payload, context)
+        else:
+            value = await handler.function(payload)
+        return Success(encode(value, root="result")) if invocation.wants_result else NOTHING
+    except Exception as error:
+        return failed(error)
+
+
+def failed(error: BaseException) -> Failure:
+    """Return the outcome of a handler that raised, with type, message and traceback as text."""
+    if isinstance(error, PayloadError) and error.place.startswith("result"):
+        return Failure(PayloadError(error.message, place=error.place, started=True))
+    text = error.message if isinstance(error, RequestError) else _text(error)
+    return Failure(
+        HandlerError(
+            remote_type=type(error).__name__,
+            remote_message=text,
+            remote_traceback=_script_traceback(error),
+        )
+    )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as problem:
+        return f"(its text cannot be made: {type(problem).__name__})"
+
+
+def _script_traceback(error: BaseException) -> str:
+    """Format the traceback from the script's first frame on: what ran it is not its concern."""
+    frames = error.__traceback__
+    if frames is not None:
+        frames = frames.tb_next
+    lines = traceback.format_exception(type(error), error, frames)
+    return "".join(lines)[-MAX_TRACEBACK:]

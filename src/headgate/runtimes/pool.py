@@ -1,0 +1,192 @@
+"""Threads that take invocations one at a time, and give their place back while they wait."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from headgate.invocation import Invocation, current_invocation
+from headgate.request import Request
+from headgate.runtimes.execute import Runnable
+
+__all__ = ["Pool", "Worker"]
+
+Work = Callable[[Invocation, Runnable], None]
+
+
+class Worker(threading.Thread):
+    """A thread of a pool, and what it runs."""
+
+    def __init__(self, name: str, pool: Pool) -> None:
+        super().__init__(name=name, daemon=True)
+        self.invocation: Invocation | None = None
+        """What it runs at this moment."""
+        self.latch = threading.Lock()
+        self.latch.acquire()
+        self._pool = pool
+
+    def run(self) -> None:
+        """Take invocations until the pool has no use for this thread."""
+        self._pool.work(self)
+
+
+class Pool:
+    """
+    Threads for handlers.
+
+    Invocations begin in the order of their arrival. Whoever takes an invocation out of the queue
+    owns it: a thread that runs it, or the event loop that takes it back. So it is always certain
+    whether it began.
+
+    One sleeping thread is woken at a time. It wakes the next one if it finds more than one thing
+    to do: waking all for work that one of them does in passing would cost more than the work.
+
+    Args:
+        name: Name of the threads.
+        size: Threads that run handlers at once.
+        most: Threads there are at most, with those that wait for a request of their handler.
+        work: Runs an invocation.
+        on_wait: Told that a handler now waits while every thread does, or something is gated.
+    """
+
+    def __init__(
+        self, name: str, *, size: int, most: int, work: Work, on_wait: Callable[[], None]
+    ) -> None:
+        self._name = name
+        self._size = size
+        self._most = max(size, most)
+        self._execute = work
+        self._on_wait = on_wait
+        self._queue: OrderedDict[Invocation, Runnable] = OrderedDict()
+        self._workers: list[Worker] = []
+        self._idle: list[Worker] = []
+        self._waiting = 0
+        self._waking = False
+        self._closed = False
+        self._made = 0
+        self._lock = threading.Lock()
+
+    # --- on the event loop -----------------------------------------------------------------------
+
+    def put(self, invocation: Invocation, handler: Runnable) -> None:
+        """Queue an invocation."""
+        self._queue[invocation] = handler
+        if not self._waking:
+            self._wake()
+
+    def remove(self, invocation: Invocation) -> bool:
+        """Take an invocation back; False if a thread has taken it."""
+        return self._queue.pop(invocation, None) is not None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all threads that there can be wait for requests of their handlers."""
+        return len(self._workers) >= self._most and self._waiting >= len(self._workers)
+
+    @property
+    def running(self) -> list[Invocation]:
+        """What runs at this moment, waiting handlers included."""
+        return [worker.invocation for worker in self._workers if worker.invocation is not None]
+
+    def close(self) -> None:
+        """Let the threads end: idle ones now, the others when their handler returns."""
+        self._closed = True
+        self._queue.clear()
+        while True:
+            try:
+                self._idle.pop().latch.release()
+            except IndexError:
+                return
+
+    def stats(self) -> dict[str, int]:
+        """Return the sizes of the tables."""
+        return {"queued": len(self._queue), "running": len(self.running)}
+
+    # --- on a thread that runs a handler ---------------------------------------------------------
+
+    def leave(self, request: Request) -> None:
+        """Give the place back while the handler waits for another request."""
+        invocation = current_invocation.get()
+        if invocation is not None:
+            invocation.waits_for = request.invocation
+        self.lend()
+        self._on_wait()
+
+    def enter(self) -> None:
+        """Take the place again; for a moment one more thread than `size` may run."""
+        invocation = current_invocation.get()
+        if invocation is not None:
+            invocation.waits_for = None
+        self.take_back()
+
+    def lend(self) -> None:
+        """Let another thread run in place of one that is waiting or given up."""
+        with self._lock:
+            self._waiting += 1
+        if self._queue and not self._waking:
+            self._wake()
+
+    def take_back(self) -> None:
+        """End a `lend`."""
+        with self._lock:
+            self._waiting -= 1
+
+    # --- the threads themselves ------------------------------------------------------------------
+
+    def work(self, worker: Worker) -> None:
+        """Run invocations on this thread."""
+        queue, execute = self._queue, self._execute
+        self._waking = False
+        while True:
+            try:
+                invocation, handler = queue.popitem(last=False)
+            except KeyError:
+                if self._sleep(worker):
+                    continue
+                return
+            worker.invocation = invocation
+            if queue and not self._waking:
+                self._wake()
+            execute(invocation, handler)
+            worker.invocation = None
+
+    def _sleep(self, worker: Worker) -> bool:
+        """Wait for work; False if the thread is to end."""
+        with self._lock:
+            if self._closed or len(self._workers) - self._waiting > self._size:
+                self._workers.remove(worker)
+                return False
+        self._idle.append(worker)
+        if (self._queue or self._closed) and self._unlist(worker):
+            return True
+        worker.latch.acquire()
+        self._waking = False
+        return True
+
+    def _unlist(self, worker: Worker) -> bool:
+        try:
+            self._idle.remove(worker)
+        except ValueError:
+            return False
+        return True
+
+    def _wake(self) -> None:
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            self._add_worker()
+            return
+        self._waking = True
+        worker.latch.release()
+
+    def _add_worker(self) -> None:
+        with self._lock:
+            count = len(self._workers)
+            if self._closed or count >= self._most or count - self._waiting >= self._size:
+                return
+            self._made += 1
+            worker = Worker(f"{self._name}-{self._made}", self)
+            self._workers.append(worker)
+        self._waking = True
+        worker.start()

@@ -1,0 +1,96 @@
+"""``async def`` handlers: tasks on an event loop of their own, never on the gateway's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from headgate.threads import LoopThread, Mailbox
+from headgate.errors import CancellationException
+from headgate.invocation import Invocation
+from headgate.outcome import Failure, Outcome
+from headgate.runtimes.execute import Report, Runnable, execute_async
+
+__all__ = ["TaskLoop"]
+
+
+class TaskLoop:
+    """
+    The event loop of a project's ``async def`` handlers; it starts with the first of them.
+
+    Args:
+        name: Name of its thread.
+        begin: Marks an invocation as begun, or returns the outcome of one that must not begin.
+        done: Takes the outcome, on this loop's thread.
+        report: Takes progress values.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        begin: Callable[[Invocation], Outcome | None],
+        done: Callable[[Invocation, Runnable, Outcome], None],
+        report: Report,
+    ) -> None:
+        self._name = name
+        self._begin = begin
+        self._done = done
+        self._report = report
+        self._thread: LoopThread | None = None
+        self._queue: dict[Invocation, Runnable] = {}
+        self._tasks: dict[Invocation, asyncio.Task[None]] = {}
+        self._mailbox: Mailbox[Invocation] | None = None
+
+    def put(self, invocation: Invocation, handler: Runnable) -> None:
+        """Queue an invocation; on the gateway's event loop."""
+        self._queue[invocation] = handler
+        if self._mailbox is None:
+            self._thread = LoopThread(self._name)
+            self._mailbox = Mailbox(self._thread.loop, self._start)
+            self._thread.start()
+        self._mailbox.post(invocation)
+
+    def remove(self, invocation: Invocation) -> bool:
+        """Take an invocation back; False if it has begun."""
+        return self._queue.pop(invocation, None) is not None
+
+    def interrupt(self, invocation: Invocation) -> None:
+        """Cancel the task that runs an invocation."""
+        if self._thread is not None:
+            self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread."""
+        self._queue.clear()
+        if self._thread is not None:
+            self._thread.stop()
+
+    def stats(self) -> dict[str, int]:
+        """Return the sizes of the tables."""
+        return {"queued": len(self._queue), "running": len(self._tasks)}
+
+    def _start(self, invocation: Invocation) -> None:
+        handler = self._queue.pop(invocation, None)
+        if handler is None:
+            return
+        outcome = self._begin(invocation)
+        if outcome is not None:
+            self._done(invocation, handler, outcome)
+        else:
+            task = asyncio.get_running_loop().create_task(self._run(invocation, handler))
+            self._tasks[invocation] = task
+
+    async def _run(self, invocation: Invocation, handler: Runnable) -> None:
+        outcome: Outcome
+        try:
+            outcome = await execute_async(invocation, handler, self._report)
+        except asyncio.CancelledError:
+            outcome = Failure(CancellationException("The handler was interrupted", started=True))
+        del self._tasks[invocation]
+        self._done(invocation, handler, outcome)
+
+    def _cancel(self, invocation: Invocation) -> None:
+        task = self._tasks.get(invocation)
+        if task is not None:
+            task.cancel()

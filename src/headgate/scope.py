@@ -1,0 +1,231 @@
+"""
+What a client and a gateway have in common for whoever calls: requests and messages.
+
+The manual's functions in `headgate.system` and Python's names here lead to the same place, so a
+call is checked and encoded in one way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from headgate.invocation import current_invocation
+from headgate.request import Callback, Request
+from headgate.wire.codec import decode, encode
+
+__all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "Delivery", "Route", "Scope", "seconds"]
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds until a request times out, unless it says otherwise."""
+
+MAX_TIMEOUT = 86_400.0
+"""The longest timeout, in seconds: a day."""
+
+SCOPES = "CGS"
+"""Kinds of receivers: clients, the gateway, web sessions."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """Where a request goes, beside project and handler."""
+
+    remote_server: str = ""
+    """Name of another gateway of the Gateway Network; empty for the connected one."""
+
+    host_name: str = ""
+    """The client on this host is meant, not the gateway; empty for the gateway."""
+
+    ancestors: tuple[str, ...] = ()
+    """Ids of the requests whose handlers led to this one."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """Whom a message is for."""
+
+    scope: str
+    filters: dict[str, str] = {}
+    ancestors: tuple[str, ...] = ()
+
+
+NEARBY = Route()
+
+
+def seconds(timeout: float | str | None, default: float, longest: float) -> float:
+    """
+    Return a timeout in seconds.
+
+    Args:
+        timeout: A number, a numeric string (the manual types it as String), or None.
+        default: What None means.
+        longest: The longest one allowed.
+
+    Raises:
+        ValueError: It is no number, not finite, not more than 0, or too long.
+    """
+    if timeout is None:
+        return default
+    try:
+        if isinstance(timeout, bool):
+            raise TypeError
+        value = float(timeout)
+    except (TypeError, ValueError):
+        raise ValueError(f"timeoutSec is a number of seconds, not {timeout!r}") from None
+    if not 0 < value < math.inf:
+        raise ValueError(f"timeoutSec must be finite and more than 0, not {timeout!r}")
+    if value > longest:
+        raise ValueError(f"timeoutSec is at most {longest:g} seconds here, not {timeout!r}")
+    return value
+
+
+def required(value: Any, name: str) -> None:
+    """Raise ValueError for an argument that is missing, TypeError for one that is no string."""
+    if value is None or value == "":
+        raise ValueError(f"Missing required argument {name}")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a string, not {value!r}")
+
+
+class Scope(ABC):
+    """Where calls are made from: a connected client, or the gateway itself."""
+
+    default_timeout = DEFAULT_TIMEOUT
+    """Seconds until a request of this scope times out, unless it says otherwise."""
+
+    max_timeout = MAX_TIMEOUT
+    """The longest timeout of a request of this scope, in seconds."""
+
+    project = ""
+    """The project that this scope belongs to; empty if it has none."""
+
+    def request(
+        self,
+        project: str,
+        handler: str,
+        payload: Any = None,
+        *,
+        timeout: float | str | None = None,
+        remote_server: str | None = None,
+        host_name: str | None = None,
+        on_success: Callback | None = None,
+        on_error: Callback | None = None,
+        on_progress: Callback | None = None,
+    ) -> Request:
+        """
+        Send a request to a message handler and return its handle at once.
+
+        Whatever can fail later fails through the handle.
+
+        Args:
+            project: Name of the project with the handler.
+            handler: Name of the message handler.
+            payload: What the handler gets, a copy of its own; None means an empty dictionary. It
+                is encoded before this returns.
+            timeout: Seconds until the request fails with `RequestTimeout`; queueing, the network
+                and the handler share them. Default: `default_timeout`.
+            remote_server: Name of another gateway of the Gateway Network.
+            host_name: Means the client on this host that hosts the handler, not the gateway.
+            on_success: Gets the result, on the callback thread.
+            on_error: Gets the error, on the callback thread.
+            on_progress: Gets the values that the handler reports with `context.progress`, on the
+                callback thread; of values that come faster than it takes them the latest counts.
+
+        Raises:
+            ValueError: A name is missing, or the timeout is wrong.
+            TypeError: A name is no string, or a callback cannot be called.
+            PayloadError: The payload cannot be sent; the text names the place.
+        """
+        required(project, "project")
+        required(handler, "messageHandler")
+        for callback in (on_success, on_error, on_progress):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"A callback is a function of one argument, not {callback!r}")
+        limit = seconds(timeout, self.default_timeout, self.max_timeout)
+        data = encode({} if payload is None else payload)
+        request = Request(
+            self,
+            project,
+            handler,
+            deadline=time.monotonic() + limit,
+            on_success=on_success,
+            on_error=on_error,
+            on_progress=on_progress,
+        )
+        self._submit(request, data, self._route(remote_server, host_name))
+        return request
+
+    def message(
+        self,
+        project: str,
+        handler: str,
+        payload: Any = None,
+        *,
+        scope: str | None = None,
+        filters: Mapping[str, str] | None = None,
+    ) -> Request:
+        """
+        Send a message to handlers; nothing comes back but the report of its delivery.
+
+        Args:
+            project: Name of the project with the handlers.
+            handler: Name of the message handlers.
+            payload: What each handler gets, a copy of its own; None means an empty dictionary.
+            scope: Kinds of receivers, letters of ``C`` (clients), ``G`` (the gateway) and ``S``
+                (web sessions). Default: ``CGS``, or ``CS`` with filters.
+            filters: Limits by session: ``clientSessionId``, ``user``, ``hasRole``, ``hostName``.
+
+        Returns:
+            A handle whose result is a list of str, one for each receiver: ``key=value`` pairs
+            joined by commas, always with ``sendStatus``: ``SENT`` (queued for a handler that
+            exists), ``NO_HANDLER``, ``DENIED``, ``UNREACHABLE`` or ``OVERLOADED``.
+
+        Raises:
+            ValueError: A name is missing.
+            TypeError: A name is no string.
+            PayloadError: The payload cannot be sent.
+        """
+        required(project, "project")
+        required(handler, "messageHandler")
+        chosen = {name: str(value) for name, value in (filters or {}).items() if value}
+        letters = (scope or ("CS" if chosen else SCOPES)).upper()
+        data = encode({} if payload is None else payload)
+        request = Request(
+            self, project, handler, deadline=time.monotonic() + self.default_timeout
+        )
+        self._deliver(request, data, Delivery(letters, chosen, _ancestors()))
+        return request
+
+    def decode(self, data: bytes) -> Any:
+        """Turn an encoded result into a value; raises PayloadError."""
+        return decode(data)
+
+    @abstractmethod
+    def invoke(self, function: Callable[[], None]) -> None:
+        """Run a function on the callback thread, soon and in order."""
+
+    @abstractmethod
+    def withdraw(self, request: Request) -> None:
+        """Tell the executing side that a request is cancelled."""
+
+    @abstractmethod
+    def _submit(self, request: Request, payload: bytes, route: Route) -> None:
+        """Send a request on its way; it fails through its handle."""
+
+    @abstractmethod
+    def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
+        """Send a message on its way; it fails through its handle."""
+
+    def _route(self, remote_server: str | None, host_name: str | None) -> Route:
+        ancestors = _ancestors()
+        if not (remote_server or host_name or ancestors):
+            return NEARBY
+        return Route(remote_server or "", host_name or "", ancestors)
+
+
+def _ancestors() -> tuple[str, ...]:
+    running = current_invocation.get()
+    return () if running is None else (*running.ancestors, running.request_id)

@@ -1,0 +1,47 @@
+"""The recorder of what happened: logins, refusals, requests that failed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+import msgspec
+
+__all__ = ["LogRecorder", "Record", "Recorder"]
+
+logger = logging.getLogger("headgate.audit")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    event: str
+    """What: ``login``, ``logout``, ``refused``, ``failed``, ``started`` or ``stopped``."""
+
+    user: str = ""
+    host: str = ""
+    target: str = ""
+    """Project and handler, as ``project/handler``."""
+    outcome: str = ""
+    """The error's code, or what else came of it."""
+    request_id: str = ""
+    detail: str = ""
+
+
+class Recorder(Protocol):
+    """Takes records; it must not block."""
+
+    def record(self, record: Record) -> None:
+        """Keep a record."""
+
+
+class LogRecorder:
+    """Writes records to the log ``headgate.audit``."""
+
+    def record(self, record: Record) -> None:
+        """Write the record's fields that are set."""
+        if logger.isEnabledFor(logging.INFO):
+            fields = msgspec.structs.asdict(record)
+            event = fields.pop("event")
+            text = " ".join(f"{name}={value}" for name, value in fields.items() if value)
+            logger.info("%s %s", event, text)

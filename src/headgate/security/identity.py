@@ -1,0 +1,31 @@
+"""Callers, as logins make them."""
+
+from __future__ import annotations
+
+import getpass
+
+from headgate.invocation import Caller
+
+__all__ = ["OWNER_ROLE", "gateway_itself", "owner"]
+
+OWNER_ROLE = "owner"
+"""The role of the user that the gateway runs as."""
+
+
+def owner(*, host: str, session: str) -> Caller:
+    """Return the caller of a session that has proven to be the gateway's own user."""
+    return Caller(
+        user=_user_name(), roles=frozenset({OWNER_ROLE}), host=host, session=session
+    )
+
+
+def gateway_itself(name: str) -> Caller:
+    """Return the caller of what the gateway's own process asks for, outside of any request."""
+    return Caller(user=f"gateway:{name}", roles=frozenset({OWNER_ROLE}))
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "owner"

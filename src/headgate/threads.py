@@ -1,0 +1,200 @@
+"""Event loops on threads of their own, batched hops onto a loop, and the callback thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+__all__ = ["CallbackThread", "LoopThread", "Mailbox", "new_event_loop"]
+
+logger = logging.getLogger("headgate.channel")
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop: uvloop's where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Mailbox(Generic[Item]):
+    """
+    Hands things from any thread to a function on an event loop, in order.
+
+    The loop is woken once for all that is posted until it gets to look: a wake-up costs more than
+    the rest of a hop.
+
+    Args:
+        loop: Where `take` runs.
+        take: Gets the items one by one.
+        after: Runs once after the items of one turn.
+    """
+
+    __slots__ = ("_after", "_items", "_loop", "_take", "_waking")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        take: Callable[[Item], None],
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._take = take
+        self._after = after
+        self._items: deque[Item] = deque()
+        self._waking = False
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def post(self, item: Item) -> bool:
+        """
+        Hand an item over.
+
+        Returns:
+            False if the loop is closed, so that nothing will take it.
+        """
+        self._items.append(item)
+        if not self._waking:
+            self._waking = True
+            try:
+                self._loop.call_soon_threadsafe(self.drain)
+            except RuntimeError:
+                return False
+        return True
+
+    def take_all(self) -> list[Item]:
+        """Return what was posted and not taken; for a loop that is closed."""
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+    def drain(self) -> None:
+        """Take what was posted; runs on the loop."""
+        # The flag falls before the items are taken: what is posted meanwhile wakes the loop again.
+        self._waking = False
+        items, take = self._items, self._take
+        for _ in range(len(items)):
+            take(items.popleft())
+        if self._after is not None:
+            self._after()
+
+
+class LoopThread:
+    """
+    An event loop that runs on a thread of its own.
+
+    Args:
+        name: Name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.loop = new_event_loop()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Value], timeout: float | None = None) -> Value:
+        """Run a coroutine on the loop and wait for what it returns; not from the loop itself."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+    def stop(self) -> None:
+        """Stop the loop, wait for the thread and close the loop."""
+        if self._thread.is_alive():
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join()
+        if not self.loop.is_closed():
+            self.loop.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            self._cancel_tasks()
+        finally:
+            asyncio.set_event_loop(None)
+
+    def _cancel_tasks(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+
+
+class CallbackThread:
+    """
+    The one thread on which callbacks run, in order; it starts with the first of them.
+
+    After `close` it ends when nothing is left to run.
+
+    Args:
+        name: Name of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        return self._work.qsize()
+
+    def invoke(self, function: Callable[[], None]) -> None:
+        """Run the function on the callback thread, after what was given before it."""
+        self._work.put(function)
+        if self._thread is None:
+            self._start()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """
+        Run what was given so far, then end the thread.
+
+        A callback that blocks for longer than `timeout` seconds is left behind.
+        """
+        self._closed = True
+        thread = self._thread
+        self._work.put(None)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not (self._closed and self._ended()):
+            function = self._work.get()
+            if function is not None:
+                self._call(function)
+
+    def _ended(self) -> bool:
+        """End the thread if nothing is left; what comes after the close starts another one."""
+        with self._lock:
+            if self._work.empty():
+                self._thread = None
+                return True
+            return False
+
+    def _call(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception:
+            logger.exception("A function on the callback thread failed")

@@ -1,0 +1,215 @@
+"""
+How a session begins: Hello, Challenge, Proof, Welcome, or Refuse.
+
+Login as a type: a handshake *returns* the session, so before it nothing can be called. The
+handshake is pure; the random numbers, the token and the time are given to it.
+
+The method ``local`` proves that both ends can read the owner's token, which is never sent: the
+gateway proves it first, so a program that squats on the port learns nothing. Each proof is an
+HMAC-SHA256 under the token, over a label, the port and both sides' random numbers; the label keeps
+one side's proof from serving as the other's, the port keeps a proof from being passed on.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+
+from headgate.errors import (
+    GatewayUnreachable,
+    PermissionDenied,
+    RemoteProtocolError,
+    RequestError,
+)
+from headgate.wire.frames import (
+    Challenge,
+    Hello,
+    Proof,
+    Refuse,
+    Welcome,
+    decode_greeting,
+    encode,
+)
+from headgate.wire.session import Credit, Session
+
+__all__ = ["MAX_GREETING", "NONCE_BYTES", "VERSION", "ClientHandshake", "GatewayHandshake", "refuse", "welcome"]
+
+VERSION = 1
+"""The version of the protocol."""
+
+FEATURES: list[str] = ["progress", "fate"]
+
+METHOD = "local"
+
+MAX_GREETING = 4096
+"""Bytes that one frame of the handshake has at most."""
+
+NONCE_BYTES = 32
+
+SOFTWARE = "headgate-python"
+
+
+def prove(token: bytes, label: str, *, port: int, client: bytes, gateway: bytes) -> bytes:
+    """Return one side's proof that it knows the token."""
+    text = b"headgate 1 " + label.encode() + b" %d " % port + client + gateway
+    return hmac.digest(token, text, "sha256")
+
+
+class ClientHandshake:
+    """
+    The client's side.
+
+    Args:
+        token: The owner's local token.
+        port: The port that the client connected to.
+        nonce: `NONCE_BYTES` random bytes.
+        project: The client's own project, for `getProjectName` and delivery.
+        host_name: The name that this machine claims.
+        kind: ``"client"`` or another kind of session.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: bytes,
+        port: int,
+        nonce: bytes,
+        project: str = "",
+        host_name: str = "",
+        kind: str = "client",
+    ) -> None:
+        self._token = token
+        self._port = port
+        self._challenged = False
+        self._hello = Hello(
+            versions=[VERSION],
+            features=FEATURES,
+            method=METHOD,
+            nonce=nonce,
+            project=project,
+            host_name=host_name,
+            kind=kind,
+            software=SOFTWARE,
+        )
+        self.welcome: Welcome | None = None
+        """What the gateway said of itself and of the session, once it is open."""
+
+    def hello(self) -> bytes:
+        """Return the first message."""
+        return encode(self._hello)
+
+    def receive(self, message: bytes, now: float) -> bytes | Session:
+        """
+        Take a message of the gateway.
+
+        Returns:
+            The message to send next, or the open session.
+
+        Raises:
+            RequestError: The gateway refused, with its reason.
+            PermissionDenied: Whatever listens there does not know the owner's token.
+            RemoteProtocolError: The gateway broke a rule.
+        """
+        frame = decode_greeting(message)
+        if isinstance(frame, Refuse):
+            raise RequestError.from_wire(frame.code, frame.message, started=False)
+        if isinstance(frame, Challenge) and not self._challenged:
+            self._challenged = True
+            return self._answer(frame)
+        if isinstance(frame, Welcome) and self._challenged:
+            self.welcome = frame
+            credit = Credit(in_flight=frame.in_flight, unsent=frame.unsent)
+            return Session(now=now, id=frame.session, credit=credit)
+        raise RemoteProtocolError(f"The gateway sent {type(frame).__name__} out of order")
+
+    def _answer(self, challenge: Challenge) -> bytes:
+        nonces = {"port": self._port, "client": self._hello.nonce, "gateway": challenge.nonce}
+        if not hmac.compare_digest(
+            challenge.proof, prove(self._token, "gateway", **nonces)
+        ):
+            raise PermissionDenied(
+                f"What listens on port {self._port} does not know the owner's local token, so it "
+                "is not this user's gateway. Nothing was told to it",
+                started=False,
+            )
+        return encode(Proof(prove(self._token, "client", **nonces)))
+
+
+class GatewayHandshake:
+    """
+    The gateway's side.
+
+    Args:
+        token: The owner's local token.
+        port: The port that the gateway listens on.
+        nonce: `NONCE_BYTES` random bytes.
+    """
+
+    def __init__(self, *, token: bytes, port: int, nonce: bytes) -> None:
+        self._token = token
+        self._port = port
+        self._nonce = nonce
+        self._hello: Hello | None = None
+
+    def receive(self, message: bytes) -> bytes | Hello:
+        """
+        Take a message of the client.
+
+        Returns:
+            The message to send next; or, when the client has proven itself, its Hello: then
+            `welcome` opens the session.
+
+        Raises:
+            PermissionDenied: The proof is wrong.
+            RequestError: The client asks for what this gateway does not speak.
+            RemoteProtocolError: The client broke a rule.
+        """
+        frame = decode_greeting(message)
+        if isinstance(frame, Hello) and self._hello is None:
+            self._require(frame)
+            self._hello = frame
+            proof = prove(self._token, "gateway", **self._nonces(frame))
+            return encode(Challenge(self._nonce, proof))
+        if isinstance(frame, Proof) and self._hello is not None:
+            expected = prove(self._token, "client", **self._nonces(self._hello))
+            if not hmac.compare_digest(frame.proof, expected):
+                raise PermissionDenied("The proof of the owner's local token is wrong")
+            return self._hello
+        raise RemoteProtocolError(f"The client sent {type(frame).__name__} out of order")
+
+    def _require(self, hello: Hello) -> None:
+        if VERSION not in hello.versions:
+            raise GatewayUnreachable(
+                f"This gateway speaks version {VERSION} of the protocol, the client only "
+                f"{hello.versions}: install releases that fit each other"
+            )
+        if hello.method != METHOD:
+            raise PermissionDenied(f"This gateway does not know the login method {hello.method!r}")
+        if len(hello.nonce) < NONCE_BYTES:
+            raise RemoteProtocolError("The client's random number is too short")
+
+    def _nonces(self, hello: Hello) -> dict[str, Any]:
+        return {"port": self._port, "client": hello.nonce, "gateway": self._nonce}
+
+
+def welcome(
+    now: float, *, session: str, gateway: str, user: str, credit: Credit, max_message: int
+) -> tuple[bytes, Session]:
+    """Return the message that opens the session, and the session as the gateway sees it."""
+    frame = Welcome(
+        version=VERSION,
+        features=FEATURES,
+        session=session,
+        gateway=gateway,
+        user=user,
+        in_flight=credit.in_flight,
+        unsent=credit.unsent,
+        max_message=max_message,
+    )
+    return encode(frame), Session(now=now, id=session, serves=credit, connecting=False)
+
+
+def refuse(error: RequestError) -> bytes:
+    """Return the message that tells a client why no session is opened."""
+    return encode(Refuse(error.code, error.message))
