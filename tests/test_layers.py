@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(PURE, PURE),
     # L1: sans-I/O
     "wire": PURE,
+    "exchange": PURE | {"wire"},
     "scope": PURE | {"wire"},
     # The manual's functions stand on the scope alone, so clients and gateways can both offer them.
     "system": PURE | {"scope"},
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway": PURE | {"wire", "scope", "system", "threads", "channel"} | BELOW_GATEWAY,
     # L3: edges
     "gui": PURE,
-    "client": PURE | {"wire", "scope", "threads", "channel", "gui", "system"},
+    "client": PURE | {"wire", "exchange", "scope", "threads", "channel", "gui", "system"},
     "ignition": PURE | {"gateway", "system"} | BELOW_GATEWAY,
     "web": PURE | {"wire", "channel", "gateway"} | BELOW_GATEWAY,
     "testing": PURE | {"wire", "channel", "gateway", "client", "system", ROOT} | BELOW_GATEWAY,

@@ -7,31 +7,31 @@ import logging
 import math
 import random
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from headgate import exchange
 from headgate.channel.client import DEFAULT_PORT, Address, ClientChannel, open_channel
 from headgate.channel.protocol import Channel
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.errors import (
-    ConnectionLost,
     GatewayUnreachable,
     HeadgateError,
     Overloaded,
     PermissionDenied,
-    RequestError,
     RequestTimeout,
 )
-from headgate.outcome import Failure, Success
+from headgate.exchange import overdue_text
+from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
-from headgate.scope import Delivery, Route, Scope
-from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
+from headgate.scope import Delivery, Route, Scope, entered, left
+from headgate.wire.frames import Call, Cast
 from headgate.wire.session import Event
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class Client(Scope):
             return
         assert self._loop is not None
         try:
-            if threading.get_ident() == self._thread_id:
+            if get_ident() == self._thread_id:
                 self._loop.call_soon(function)
             else:
                 self._loop.call_soon_threadsafe(function)
@@ -217,7 +217,16 @@ class Client(Scope):
         if route.remote_server or route.host_name:
             where = {"remote": route.remote_server, "host": route.host_name}
             frame.extensions = {name: value for name, value in where.items() if value}
-        self._hand_on(request, frame)
+        if get_ident() != self._thread_id:
+            self._hand_on(request, frame)
+            return
+        # On the event loop nothing is handed on, and nobody else has the handle yet.
+        channel = self._channel
+        if channel is None:
+            self._hold(request, frame)
+            return
+        exchange.send(channel.open_session, request, frame)
+        channel.flush_soon()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         frame = Cast(
@@ -237,7 +246,7 @@ class Client(Scope):
         mailbox = self._mailbox
         if mailbox is None or self._closed_for:
             self._end_unreachable(request)
-        elif threading.get_ident() == self._thread_id:
+        elif get_ident() == self._thread_id:
             self._send((request, frame))
             self._flush()
         elif not mailbox.post((request, frame)):
@@ -247,15 +256,17 @@ class Client(Scope):
 
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._thread_id = threading.get_ident()
+        self._thread_id = get_ident()
         self._mailbox = Mailbox(self._loop, self._send, self._flush)
         try:
             await self._connect()
         except BaseException:
             self._loop = self._mailbox = None
             raise
+        entered(self)
 
     async def _stop(self) -> None:
+        left(self)
         self._closed_for = self._closed_for or "the client is closed"
         if self._reconnecting is not None:
             self._reconnecting.cancel()
@@ -283,20 +294,14 @@ class Client(Scope):
     def _send(self, item: tuple[Request, Call | Cast | None]) -> None:
         request, frame = item
         channel = self._channel
-        if channel is None or channel.session is None:
+        if channel is None:
             if frame is not None:
                 self._hold(request, frame)
             return
-        session = channel.session
         if frame is None:
-            if request.session == session.id:
-                session.cancel(request.sequence, time.monotonic())
-            return
-        if request.hand_over(session.id, session.next_number):
-            try:
-                session.call(request, frame)
-            except Overloaded as error:
-                request.end(Failure(error))
+            exchange.cancel(channel.open_session, request, time.monotonic())
+        else:
+            exchange.hand_over(channel.open_session, request, frame)
 
     def _flush(self) -> None:
         channel = self._channel
@@ -304,32 +309,15 @@ class Client(Scope):
             channel.flush_soon()
 
     def _received(self, channel: Channel, events: list[Event]) -> None:
-        for event in events:
-            frame, request = event.frame, event.subject
-            kind = type(frame)
-            if kind is Result:
-                request.end(Success(frame.payload))  # type: ignore[union-attr]
-            elif isinstance(frame, Fault):
-                request.end(Failure(_error_of(frame, request)))
-            elif isinstance(frame, Started):
-                request.note_started()
-            elif isinstance(frame, Progress):
-                request.note_progress(frame.payload)
-            elif isinstance(frame, FateFrame):
-                request.note_fate(frame.fate)
+        exchange.take(events)
 
     def _lost(self, channel: Channel, reason: str) -> None:
         """End every request of a connection that is over, and connect again."""
         if channel is not self._channel or channel.session is None:
             return
         self._channel = None
-        session = channel.session
-        calls, _ = session.close()
-        for number, request in calls:
-            # A call that was never handed to the transport certainly did not start.
-            started = None if session.was_handed_over(number) else False
-            text = f"The connection to {self.url} ended before the answer came: {reason}"
-            request.end(Failure(ConnectionLost(text, started=started)))
+        text = f"The connection to {self.url} ended before the answer came: {reason}"
+        exchange.lose(channel.session, text)
         if not self._closed_for and self._loop is not None:
             logger.warning("The connection to %s ended: %s", self.url, reason)
             self._reconnecting = self._loop.create_task(self._connect_again())
@@ -387,7 +375,7 @@ class Client(Scope):
             if held.until > now:
                 kept.append(held)
             elif held.request.deadline <= now < math.inf:
-                held.request.end(Failure(RequestTimeout(_overdue(held.request), started=False)))
+                held.request.end(Failure(RequestTimeout(overdue_text(held.request), started=False)))
             else:
                 self._end_unreachable(held.request)
         self._held = kept
@@ -406,21 +394,6 @@ class Client(Scope):
     def _require_own_loop(self) -> None:
         if self._loop is not None and not self._closed_for:
             raise RuntimeError("This client belongs to an event loop: leave its `async with` block")
-
-
-
-def _overdue(request: Request) -> str:
-    return f"{request.project}/{request.handler} gave no result before the request's deadline"
-
-
-def _error_of(fault: Fault, request: Request) -> RequestError:
-    return RequestError.from_wire(
-        fault.code,
-        fault.message or _overdue(request),
-        fault.details,
-        started=fault.started,
-        request_id=request.request_id,
-    )
 
 
 def connect(

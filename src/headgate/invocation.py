@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from headgate.outcome import Outcome
+from headgate.outcome import Outcome, Success
 
 if TYPE_CHECKING:
     from headgate.request import Request
@@ -172,11 +172,30 @@ class Invocation(msgspec.Struct, eq=False):
     home: Any = None
     """The gateway that it is open on."""
 
-    runnable: Any = None
-    """The handler that was found for it."""
-
     place: Withdrawable | None = None
     """Where it waits or runs, for taking it back."""
+
+    def detached(self) -> Invocation:
+        """
+        Return what stands for this invocation on a thread that may outlive the handler's run.
+
+        Requests made there have its caller and ancestors, but their own deadlines, and its end
+        does not touch them; nor does waiting there touch the handler's place in its runtime.
+        """
+        return Invocation(
+            self.caller,
+            self.project,
+            self.handler,
+            b"",
+            self.deadline,
+            self.asker,
+            self.origin,
+            self.sequence,
+            self.ancestors,
+            # The gateway lets requests of a handler that has returned go on by themselves.
+            outcome=Success(None),
+            home=self.home,
+        )
 
     @property
     def request_id(self) -> str:

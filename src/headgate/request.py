@@ -12,8 +12,12 @@ import itertools
 import logging
 import threading
 import time
+from asyncio import _get_running_loop
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Protocol
+
+import msgspec
 
 from headgate.errors import CancellationException, RequestError
 from headgate.invocation import Fate, Invocation, current_invocation
@@ -55,13 +59,18 @@ def refuse_on_event_loop(what: str, instead: str) -> None:
     Raises:
         RuntimeError: An asyncio event loop runs on this thread.
     """
-    if asyncio._get_running_loop() is not None:
+    if _get_running_loop() is not None:
         raise RuntimeError(
             f"{what} would block the event loop that runs on this thread. Write: {instead}"
         )
 
 
-class Request:
+# One lock for all handles: what it guards are a few assignments, and a lock for each handle would
+# cost more than they do.
+_lock = threading.Lock()
+
+
+class Request(msgspec.Struct, eq=False):
     """
     Handle of one request to a message handler.
 
@@ -70,59 +79,30 @@ class Request:
     result. Cancelling the task that awaits cancels the request; `asyncio.shield` keeps it.
     """
 
-    __slots__ = (
-        "_decode",
-        "_error_slot",
-        "_fate",
-        "_lock",
-        "_long_id",
-        "_outcome",
-        "_progress",
-        "_progress_slot",
-        "_requester",
-        "_started",
-        "_success_slot",
-        "_waiters",
-        "deadline",
-        "handler",
-        "invocation",
-        "project",
-        "sequence",
-        "session",
-    )
-
-    def __init__(
-        self,
-        requester: Requester,
-        project: str,
-        handler: str,
-        *,
-        deadline: float,
-        on_success: Callback | None = None,
-        on_error: Callback | None = None,
-        on_progress: Callback | None = None,
-    ) -> None:
-        self._requester = requester
-        self.project = project
-        """Name of the project."""
-        self.handler = handler
-        """Name of the message handler."""
-        self.deadline = deadline
-        """When the request must be over, on the monotonic clock, in seconds."""
-        self.session = ""
-        self.sequence = 0
-        self.invocation: Invocation | None = None
-        self._success_slot = on_success
-        self._error_slot = on_error
-        self._progress_slot = on_progress
-        self._progress: list[bytes] | None = None
-        self._lock = threading.Lock()
-        self._outcome: Outcome | None = None
-        self._decode = True
-        self._started: bool | None = False
-        self._fate = ""
-        self._waiters: list[Callable[[], None]] | None = None
-        self._long_id = 0
+    # A Struct, because its fields are set in C: the handle is made once for each request.
+    _requester: Requester
+    project: str
+    """Name of the project."""
+    handler: str
+    """Name of the message handler."""
+    deadline: float
+    """When the request must be over, on the monotonic clock, in seconds."""
+    _success_slot: Callback | None = None
+    _error_slot: Callback | None = None
+    _progress_slot: Callback | None = None
+    session: str = ""
+    """The session that numbered the request, as 20 hex digits; empty until it is sent."""
+    sequence: int = 0
+    """The request's number in that session."""
+    invocation: Invocation | None = None
+    """What the request is on a gateway of this process; None where it is on another."""
+    _progress: list[bytes] | None = None
+    _outcome: Outcome | None = None
+    _encoded: bool = True
+    _started: bool | None = False
+    _fate: str = ""
+    _waiters: list[Callable[[], None]] | None = None
+    _long_id: int = 0
 
     # --- the manual's methods --------------------------------------------------------------------
 
@@ -203,7 +183,7 @@ class Request:
         # Manual: "Will set a function to run on a successful completion callback or set a new one
         # if one was already defined in the sendRequestAsync call."
         _require_callable(function, "onSuccess")
-        with self._lock:
+        with _lock:
             self._success_slot = function
             over = self._outcome is not None
         if over:
@@ -220,7 +200,7 @@ class Request:
         # Manual: "Will set a function to run on a failed completion callback or set a new one if
         # one was already defined in the sendRequestAsync call."
         _require_callable(function, "onError")
-        with self._lock:
+        with _lock:
             self._error_slot = function
             over = self._outcome is not None
         if over:
@@ -228,7 +208,7 @@ class Request:
 
     def getLongId(self) -> int:
         """Return a number that no other handle of this process has."""
-        with self._lock:
+        with _lock:
             if not self._long_id:
                 self._long_id = next(_long_ids)
             return self._long_id
@@ -258,11 +238,12 @@ class Request:
         ``"unknown"``. After a cancellation or a timeout the executing side updates it, for up to
         60 seconds.
         """
-        if self._fate:
-            return self._fate
-        if self._started is False and self.done:
-            return Fate.NOT_STARTED
-        return Fate.UNKNOWN
+        outcome = self._outcome
+        if self._fate or outcome is None:
+            return self._fate or Fate.UNKNOWN
+        if isinstance(outcome, Success) or outcome.error.code == "handler_error":
+            return Fate.FINISHED
+        return Fate.NOT_STARTED if self._started is False else Fate.UNKNOWN
 
     @property
     def request_id(self) -> str:
@@ -319,7 +300,7 @@ class Request:
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            if self._add_waiter(_Wake(loop, future)):
+            if self._add_waiter(partial(_wake, loop, future)):
                 try:
                     yield from future
                 except asyncio.CancelledError:
@@ -348,21 +329,19 @@ class Request:
         Returns:
             True if this call ended it.
         """
-        with self._lock:
+        with _lock:
             if self._outcome is not None:
                 return False
+            self._outcome = outcome
             if type(outcome) is Success:
                 self._started = True
-                self._fate = Fate.FINISHED
             else:
-                self._fix_started(outcome.error)
-            self._outcome = outcome
+                self._fix_started(outcome.error)  # type: ignore[union-attr]
             waiters, self._waiters = self._waiters, None
-            called_back = self._success_slot is not None or self._error_slot is not None
         if waiters is not None:
             for wake in waiters:
                 wake()
-        if called_back:
+        if self._success_slot is not None or self._error_slot is not None:
             self._requester.invoke(self._fire)
         return True
 
@@ -373,23 +352,27 @@ class Request:
         Returns:
             False if the request is over already: then it must not be sent.
         """
-        with self._lock:
+        with _lock:
             if self._outcome is not None:
                 return False
-            self.session = session
-            self.sequence = sequence
-            self._started = None
+            self.number(session, sequence)
             return True
+
+    def number(self, session: str, sequence: int) -> None:
+        """Do the same for a request whose handle nobody has yet, so that it cannot be over."""
+        self.session = session
+        self.sequence = sequence
+        self._started = None
 
     def note_started(self) -> None:
         """Note the executing side's word that the handler runs."""
-        with self._lock:
+        with _lock:
             if self._outcome is None:
                 self._started = True
 
     def note_progress(self, data: bytes) -> None:
         """Hand an encoded progress value to the callback; a newer one replaces one that waits."""
-        with self._lock:
+        with _lock:
             if self._outcome is not None:
                 return
             self._started = True
@@ -400,7 +383,7 @@ class Request:
 
     def note_fate(self, fate: str) -> None:
         """Note what the executing side learned of the handler."""
-        with self._lock:
+        with _lock:
             if self._fate in FINAL_FATES:
                 return
             self._fate = fate
@@ -416,25 +399,23 @@ class Request:
         self._started = error.started
         if not error.request_id:
             error.request_id = self.request_id
-        if error.code == "handler_error":
-            self._fate = Fate.FINISHED
 
     def _settle(self) -> Outcome:
-        """Decode the result, once, on the thread that is the first to want it."""
+        """Return the outcome, decoded on the thread that is the first to want it."""
         outcome = self._outcome
         if outcome is None:
             raise RuntimeError(f"{self!r} is not over yet")
-        if self._decode:
-            with self._lock:
-                if self._decode:
-                    self._outcome = outcome = self._decoded(self._outcome)
-                    self._decode = False
-                else:
-                    outcome = self._outcome
-        assert outcome is not None
+        if self._encoded:
+            decoded = self._decoded(outcome)
+            with _lock:
+                # Of two threads that decoded at once, the first one's value is everybody's.
+                if self._encoded:
+                    self._outcome = decoded
+                    self._encoded = False
+                return self._outcome
         return outcome
 
-    def _decoded(self, outcome: Outcome | None) -> Outcome | None:
+    def _decoded(self, outcome: Outcome) -> Outcome:
         if type(outcome) is not Success:
             return outcome
         try:
@@ -445,9 +426,9 @@ class Request:
 
     def _add_waiter(self, wake: Callable[[], None], *, until_fate: bool = False) -> bool:
         """Register a function to call at the end; False if there is nothing to wait for."""
-        with self._lock:
+        with _lock:
             over = self._outcome is not None
-            if over and (not until_fate or self._fate in FINAL_FATES or self._started is False):
+            if over and (not until_fate or self.fate in FINAL_FATES):
                 return False
             if self._waiters is None:
                 self._waiters = []
@@ -477,7 +458,7 @@ class Request:
         """Run the callback that fits the outcome, if it is set and has not run."""
         outcome = self._settle()
         # The slot is read and marked as fired in one step: what is set later runs as a new one.
-        with self._lock:
+        with _lock:
             if isinstance(outcome, Success):
                 function, self._success_slot = self._success_slot, None
             else:
@@ -487,7 +468,7 @@ class Request:
             self._call(function, argument)
 
     def _fire_progress(self) -> None:
-        with self._lock:
+        with _lock:
             waiting, self._progress = self._progress, None
             function = self._progress_slot
         if waiting and function is not None:
@@ -500,28 +481,21 @@ class Request:
             logger.exception("A callback of the request to %s failed", self)
 
 
-class _Wake:
-    """Wakes a coroutine that awaits a request, on its own loop."""
+def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
+    """Wake a coroutine that awaits a request, on its own loop."""
+    if _get_running_loop() is loop:
+        _set(future)
+        return
+    try:
+        loop.call_soon_threadsafe(_set, future)
+    except RuntimeError:
+        # The loop was closed while the coroutine waited: nobody is left to be woken.
+        logger.debug("The event loop that awaited a request is closed")
 
-    __slots__ = ("_future", "_loop")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-        self._loop = loop
-        self._future = future
-
-    def __call__(self) -> None:
-        if asyncio._get_running_loop() is self._loop:
-            self._set()
-            return
-        try:
-            self._loop.call_soon_threadsafe(self._set)
-        except RuntimeError:
-            # The loop was closed while the coroutine waited: nobody is left to be woken.
-            logger.debug("The event loop that awaited a request is closed")
-
-    def _set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _require_callable(function: Callback | None, name: str) -> None:

@@ -8,24 +8,38 @@ call is checked and encoded in one way.
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
 import msgspec
 
-from headgate.invocation import current_invocation
-from headgate.request import Callback, Request
+from headgate.invocation import Invocation, current_invocation
+from headgate.request import Callback, Request, refuse_on_event_loop
 from headgate.wire.codec import decode, encode
 
-__all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "Delivery", "Route", "Scope", "seconds"]
+__all__ = [
+    "DEFAULT_TIMEOUT",
+    "GATEWAY_PROJECT",
+    "MAX_TIMEOUT",
+    "Delivery",
+    "Route",
+    "Scope",
+    "current_scope",
+    "entered",
+    "left",
+    "seconds",
+]
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds until a request times out, unless it says otherwise."""
 
 MAX_TIMEOUT = 86_400.0
 """The longest timeout, in seconds: a day."""
+
+GATEWAY_PROJECT = "@gateway"
+"""The gateway's own handlers stand under this name, which no project can have."""
 
 SCOPES = "CGS"
 """Kinds of receivers: clients, the gateway, web sessions."""
@@ -102,6 +116,11 @@ class Scope(ABC):
     project = ""
     """The project that this scope belongs to; empty if it has none."""
 
+    @property
+    def globals(self) -> dict[str, Any]:
+        """What `system.util.getGlobals` gives: one dictionary for all clients of this process."""
+        return _globals
+
     def request(
         self,
         project: str,
@@ -139,23 +158,24 @@ class Scope(ABC):
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
-        required(project, "project")
-        required(handler, "messageHandler")
-        for callback in (on_success, on_error, on_progress):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"A callback is a function of one argument, not {callback!r}")
-        limit = seconds(timeout, self.default_timeout, self.max_timeout)
+        if type(project) is not str or type(handler) is not str or not project or not handler:
+            required(project, "project")
+            required(handler, "messageHandler")
+        if on_success is not None or on_error is not None or on_progress is not None:
+            _require_callable(on_success, on_error, on_progress)
+        limit = self.default_timeout
+        if timeout is not None:
+            limit = seconds(timeout, limit, self.max_timeout)
         data = encode({} if payload is None else payload)
         request = Request(
-            self,
-            project,
-            handler,
-            deadline=time.monotonic() + limit,
-            on_success=on_success,
-            on_error=on_error,
-            on_progress=on_progress,
+            self, project, handler, monotonic() + limit, on_success, on_error, on_progress
         )
-        self._submit(request, data, self._route(remote_server, host_name))
+        running = current_invocation.get()
+        if remote_server is None and host_name is None and running is None:
+            self._submit(request, data, NEARBY)
+        else:
+            route = Route(remote_server or "", host_name or "", _ancestors(running))
+            self._submit(request, data, route)
         return request
 
     def message(
@@ -193,11 +213,22 @@ class Scope(ABC):
         chosen = {name: str(value) for name, value in (filters or {}).items() if value}
         letters = (scope or ("CS" if chosen else SCOPES)).upper()
         data = encode({} if payload is None else payload)
-        request = Request(
-            self, project, handler, deadline=time.monotonic() + self.default_timeout
-        )
-        self._deliver(request, data, Delivery(letters, chosen, _ancestors()))
+        request = Request(self, project, handler, monotonic() + self.default_timeout)
+        ancestors = _ancestors(current_invocation.get())
+        self._deliver(request, data, Delivery(letters, chosen, ancestors))
         return request
+
+    def remote_servers(self) -> list[str]:
+        """
+        Return the names of the other gateways of the Gateway Network; asks the gateway.
+
+        Raises:
+            RequestError: It could not be asked.
+            RuntimeError: An event loop runs on this thread.
+        """
+        refuse_on_event_loop("remote_servers()", "await asyncio.to_thread(client.remote_servers)")
+        names: list[str] = self.request(GATEWAY_PROJECT, "remote_servers").get()
+        return names
 
     def decode(self, data: bytes) -> Any:
         """Turn an encoded result into a value; raises PayloadError."""
@@ -219,13 +250,55 @@ class Scope(ABC):
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         """Send a message on its way; it fails through its handle."""
 
-    def _route(self, remote_server: str | None, host_name: str | None) -> Route:
-        ancestors = _ancestors()
-        if not (remote_server or host_name or ancestors):
-            return NEARBY
-        return Route(remote_server or "", host_name or "", ancestors)
+
+_globals: dict[str, Any] = {}
+
+_open: list[Scope] = []
 
 
-def _ancestors() -> tuple[str, ...]:
+def entered(scope: Scope) -> None:
+    """Note that a connection is open: `headgate.system` uses the only one."""
+    if scope not in _open:
+        _open.append(scope)
+
+
+def left(scope: Scope) -> None:
+    """Note that a connection is closed."""
+    if scope in _open:
+        _open.remove(scope)
+
+
+def current_scope() -> Scope:
+    """
+    Return the scope of whoever calls this.
+
+    In a handler it is the handler's project on its gateway, else the only open client of the
+    process.
+
+    Raises:
+        RuntimeError: There is no such scope, or no telling which one is meant.
+    """
     running = current_invocation.get()
+    if running is not None:
+        scope: Scope = running.home.scope(running.project)
+        return scope
+    match list(_open):
+        case [only]:
+            return only
+        case []:
+            raise RuntimeError("Not connected: call headgate.connect(), or use gateway.system")
+        case several:
+            raise RuntimeError(
+                f"{len(several)} clients are open in this process: use client.system of the one "
+                "that is meant"
+            )
+
+
+def _ancestors(running: Invocation | None) -> tuple[str, ...]:
     return () if running is None else (*running.ancestors, running.request_id)
+
+
+def _require_callable(*callbacks: Callback | None) -> None:
+    for callback in callbacks:
+        if callback is not None and not callable(callback):
+            raise TypeError(f"A callback is a function of one argument, not {callback!r}")

@@ -307,6 +307,8 @@ class TestCarried:
             {(1, 2), frozenset({1, (2, 3)}), None, "x"},
             [{index: [index]} for index in range(20)],
             {index: index for index in range(70_000)},
+            *({(0, index): [index] for index in range(size)} for size in (15, 16, 17)),
+            *([{1: [index]} for index in range(size)] for size in (15, 16, 17)),
             list(range(70_000)),
             [{1: index} for index in range(70_000)],
         ],
@@ -357,10 +359,22 @@ class TestDateAndTime:
         assert arrived == value
         assert same(arrived.tzinfo, timezone(timedelta(hours=2)))
 
-    @pytest.mark.parametrize("text", ["2024-10-27T02:30:00+01:00[Europe/Berlin]"])
-    def test_fold_follows_from_the_offset(self, text: str) -> None:
+    @pytest.mark.parametrize(
+        "microseconds", [-1_000_000, -999_999, -1, 1, 1_000_001, 3_600_000_000]
+    )
+    def test_any_offset_is_kept(self, microseconds: int) -> None:
+        """Offsets of less than a minute or a second are offsets too."""
+        zone = timezone(timedelta(microseconds=microseconds))
+        for micro in (0, 1):
+            for fold in (0, 1):
+                value = datetime(2024, 1, 1, 0, 0, 0, micro, tzinfo=zone, fold=fold)
+                assert same(decode(encode(value)), value)
+                assert same(decode(encode(value.timetz())), value.timetz())
+
+    def test_fold_follows_from_the_offset(self) -> None:
         """Another language need not know Python's fold."""
-        arrived = decode(msgspec.msgpack.encode(Ext(codec.DATETIME, text.encode())))
+        text = b"2024-10-27T02:30:00+01:00[Europe/Berlin]"
+        arrived = decode(msgspec.msgpack.encode(Ext(codec.DATETIME, text)))
         assert same(arrived, datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1))
 
     def test_instant_counts_where_zones_differ(self) -> None:
@@ -590,6 +604,22 @@ class TestLimits:
                     limits=limits,
                 )
 
+    def test_long_containers_count_too(self) -> None:
+        """A level whose header is of the long kind is a level."""
+        value = nested(64, lambda inner: [inner, *range(16)], 1)
+        assert decode(encode(value)) == value
+        with pytest.raises(PayloadError, match="deeper than 64"):
+            encode([value])
+        with pytest.raises(PayloadError, match="deeper than 64"):
+            decode(b"\x91" + encode(value))
+
+    def test_levels_in_keys_count_too(self) -> None:
+        """A key is as deep as a value, also beside one long text."""
+        value = {nested(63, WRAPS["tuple"], 1): 1, "text": "x" * 5_000}
+        assert decode(encode(value)) == value
+        with pytest.raises(PayloadError, match="deeper than 64"):
+            decode(b"\x91" + encode(value))
+
     def test_wide_is_not_deep(self) -> None:
         """Many containers beside each other are no depth; bytes that look like headers neither."""
         for value in (
@@ -663,7 +693,8 @@ class TestLimits:
                     refused(encode, nested(step, core, 100))
                 refused(encode, {nested(lambda value: (value,), (), 1_000): 1})
                 refused(encode, {nested(lambda value: frozenset((value,)), 1)})
-                refused(decode, b"\\x91" * 5_000 + b"\\x90")
+                refused(decode, b"\\x91" * 100_000 + b"\\x90")
+                refused(decode, ext(3, b"\\x91" * 100_000 + b"\\x90"))
                 refused(decode, b"\\x81\\xa1a" * 5_000 + b"\\x90")
                 refused(decode, b"\\x81" * 5_000 + b"\\x90" + b"\\x01" * 5_000)
                 for code in (3, 4, 5):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as WebSocketCore
@@ -25,6 +25,9 @@ MAX_MESSAGE = 80 * 1024 * 1024
 
 HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which nothing more is encoded."""
+
+BATCH_FRAMES = 64
+"""Frames of one turn after which a message is sent without waiting for the turn's end."""
 
 STALLED_AFTER = 30.0
 """Seconds for which a peer may take no byte while data waits."""
@@ -52,6 +55,7 @@ class Channel(asyncio.Protocol):
         self.session: Session | None = None
         self._fragments: list[bytes] = []
         self._flushing = False
+        self._unflushed = 0
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -61,9 +65,9 @@ class Channel(asyncio.Protocol):
     # --- asyncio's side --------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        # uvloop's transports are transports without being subclasses of asyncio's.
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER)
 
     def data_received(self, data: bytes) -> None:
         core = self._core
@@ -73,8 +77,7 @@ class Channel(asyncio.Protocol):
                 self._frame_received(event)
             else:
                 self._head_received(event)
-        if not self._flushing:
-            self._write()
+        self._write()
         if core.close_expected():
             self._close_transport()
 
@@ -105,6 +108,12 @@ class Channel(asyncio.Protocol):
 
     # --- the owner's side ------------------------------------------------------------------------
 
+    @property
+    def open_session(self) -> Session:
+        """The session of a channel that is logged in."""
+        assert self.session is not None
+        return self.session
+
     def attach(self, on_events: Events, on_closed: Closed) -> None:
         """
         Connect the channel to its owner.
@@ -117,10 +126,18 @@ class Channel(asyncio.Protocol):
         self._on_closed = on_closed
 
     def flush_soon(self) -> None:
-        """Send what the session has, at the end of this turn of the event loop."""
+        """
+        Send what the session has, at the end of this turn of the event loop.
+
+        After `BATCH_FRAMES` calls it is sent at once: so the peer has something to do while this
+        side goes on.
+        """
+        self._unflushed += 1
         if not self._flushing:
             self._flushing = True
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush_turn)
+        elif self._unflushed >= BATCH_FRAMES:
+            self._flush()
 
     def close(self, reason: str = "") -> None:
         """Say good-bye and close the connection, once what was written has left."""
@@ -154,10 +171,11 @@ class Channel(asyncio.Protocol):
         self._arm_timer()
 
     def _frame_received(self, frame: Frame) -> None:
+        data = cast(bytes, frame.data)
         if frame.opcode is Opcode.BINARY and frame.fin:
-            self._message_received(frame.data)
+            self._message_received(data)
         elif frame.opcode is Opcode.BINARY or frame.opcode is Opcode.CONT:
-            self._fragments.append(frame.data)
+            self._fragments.append(data)
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), []
                 self._message_received(message)
@@ -191,8 +209,12 @@ class Channel(asyncio.Protocol):
             self._write()
         self._close_transport()
 
-    def _flush(self) -> None:
+    def _flush_turn(self) -> None:
         self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        self._unflushed = 0
         session, transport = self.session, self.transport
         if session is None or transport is None or self._core.state is not WebSocketState.OPEN:
             return

@@ -7,10 +7,8 @@ import errno
 import os
 from collections.abc import Callable
 from http import HTTPStatus
-from time import monotonic
 from typing import Protocol
 
-import msgspec
 from websockets.http11 import Request as HttpRequest
 from websockets.server import ServerProtocol
 
@@ -18,10 +16,10 @@ from headgate.channel.local import is_loopback
 from headgate.channel.protocol import MAX_MESSAGE, Channel
 from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
 from headgate.wire.frames import Hello
-from headgate.wire.handshake import NONCE_BYTES, GatewayHandshake, refuse, welcome
-from headgate.wire.session import Credit
+from headgate.wire.handshake import NONCE_BYTES, GatewayHandshake, refuse
+from headgate.wire.session import Session
 
-__all__ = ["Admission", "Door", "ServerChannel", "listen"]
+__all__ = ["Door", "ServerChannel", "listen"]
 
 HEAD_SECONDS = 5.0
 """Seconds in which the head of the first request must be there."""
@@ -33,22 +31,22 @@ LOGIN_SECONDS = 10.0
 """Seconds in which the login must be done."""
 
 
-class Admission(msgspec.Struct, frozen=True):
-    """What the gateway decided about a new session."""
-
-    session: str
-    user: str
-    credit: Credit
-
-
 class Door(Protocol):
     """What the port needs of the gateway behind it."""
 
     name: str
     token: bytes
 
-    def admit(self, channel: Channel, hello: Hello) -> Admission:
-        """Make the session of a client that has proven itself; raises RequestError to refuse."""
+    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
+        """
+        Make the session of a client that has proven itself.
+
+        Returns:
+            The message that welcomes it, and the session.
+
+        Raises:
+            RequestError: The client is not let in.
+        """
 
     def refused(self, peer: str, reason: str) -> None:
         """Record that somebody was not let in."""
@@ -162,9 +160,7 @@ class ServerChannel(Channel):
     def _answer_garbage(self) -> None:
         """Bytes that are no HTTP request: answer so that a person who tries understands."""
         self._door.refused(self._peer, "not an HTTP request")
-        text = (
-            "This is a Headgate gateway. Connect with headgate.connect(), or GET / for a page.\n"
-        )
+        text = "This is a Headgate gateway. Connect with headgate.connect(), or GET / for a page.\n"
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(
                 f"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
@@ -191,15 +187,7 @@ class ServerChannel(Channel):
             self._fail(error)
 
     def _admit(self, hello: Hello) -> None:
-        admission = self._door.admit(self, hello)
-        message, session = welcome(
-            monotonic(),
-            session=admission.session,
-            gateway=self._door.name,
-            user=admission.user,
-            credit=admission.credit,
-            max_message=MAX_MESSAGE,
-        )
+        message, session = self._door.admit(self, hello)
         self._core.send_binary(message)
         if self._patience is not None:
             self._patience.cancel()

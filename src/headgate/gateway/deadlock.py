@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from headgate.errors import DeadlockError
 from headgate.invocation import Invocation
+from headgate.runtimes.thread import Gate
 
 __all__ = ["find_deadlock"]
 
-Holders = Callable[[Invocation], list[Invocation]]
-"""Who holds the places that a queued invocation waits for; empty if one is free."""
-
 
 def find_deadlock(
-    invocations: Iterable[Invocation], holders: Holders
+    invocations: Iterable[Invocation],
 ) -> tuple[Invocation, DeadlockError] | None:
     """
     Return a request that can never begin, the newest one, and the error that names the cycle.
@@ -25,22 +23,19 @@ def find_deadlock(
     waits for, however indirectly, can go on, it never begins.
 
     Args:
-        invocations: What is open on this gateway.
-        holders: See `Holders`.
+        invocations: What is open on this gateway, in the order of arrival.
     """
     everything = list(invocations)
     for invocation in reversed(everything):
         if invocation.started_at or not invocation.ancestors:
             continue
-        chain = _stuck_with(invocation, everything, holders)
+        chain = _stuck_with(invocation, everything)
         if chain:
             return invocation, _error(invocation, chain)
     return None
 
 
-def _stuck_with(
-    invocation: Invocation, everything: list[Invocation], holders: Holders
-) -> list[Invocation]:
+def _stuck_with(invocation: Invocation, everything: list[Invocation]) -> list[Invocation]:
     """Return all that an invocation waits for, if none of it can go on; else nothing."""
     seen: list[Invocation] = []
     ahead = [invocation]
@@ -49,16 +44,14 @@ def _stuck_with(
         if waiting in seen:
             continue
         seen.append(waiting)
-        needed = _needed(waiting, everything, holders)
+        needed = _needed(waiting, everything)
         if not needed:
             return []
         ahead.extend(needed)
     return seen
 
 
-def _needed(
-    invocation: Invocation, everything: list[Invocation], holders: Holders
-) -> list[Invocation]:
+def _needed(invocation: Invocation, everything: list[Invocation]) -> list[Invocation]:
     """Return whom an invocation waits for; nobody means that it can go on."""
     if invocation.outcome is not None:
         return []
@@ -66,8 +59,8 @@ def _needed(
         return [invocation.waits_for]
     if invocation.started_at:
         return []
-    if invocation.runnable is not None:
-        return holders(invocation)
+    if isinstance(invocation.place, Gate):
+        return invocation.place.holders(invocation)
     # It was sent to another gateway. If it came back from there, its descendant is here, and the
     # handlers in between are taken to wait for it: their gateway cannot be asked.
     return [i for i in everything if invocation.request_id in i.ancestors]

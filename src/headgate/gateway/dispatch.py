@@ -18,52 +18,31 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.gateway.deadlock import find_deadlock
-from headgate.gateway.project import Handler, Project
+from headgate.gateway.project import Project
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Failure, Outcome, Success
-from headgate.runtimes.thread import Finished, ThreadRuntime
-from headgate.scope import MAX_TIMEOUT
+from headgate.runtimes.thread import Finished, Gate, ThreadRuntime
+from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
 from headgate.wire.codec import encode
 
 __all__ = ["GATEWAY_PROJECT", "Dispatch", "Hosted"]
 
-GATEWAY_PROJECT = "@gateway"
-"""The gateway's own handlers stand under this name, which no project can have."""
-
 Builtin = Callable[[], Any]
 
 
 class Hosted:
-    """A project that the gateway hosts, and the runtime of its handlers."""
+    """A project that the gateway hosts, the runtime of its handlers, and their endpoints."""
 
     def __init__(self, project: Project, runtime: ThreadRuntime) -> None:
         self.project = project
         self.runtime = runtime
-        self.endpoints = {
-            name: LocalHandler(handler, runtime) for name, handler in project.handlers.items()
+        self.endpoints: dict[str, Gate] = {
+            name: runtime.endpoint(handler) for name, handler in project.handlers.items()
         }
-
-
-class LocalHandler:
-    """The endpoint that is a handler of this gateway."""
-
-    __slots__ = ("_handler", "_runtime")
-
-    def __init__(self, handler: Handler, runtime: ThreadRuntime) -> None:
-        self._handler = handler
-        self._runtime = runtime
-
-    def __call__(self, invocation: Invocation) -> None:
-        self._runtime.run(invocation, self._handler)
-
-    @property
-    def timeout(self) -> float | None:
-        """The handler's own cap on the deadline, in seconds."""
-        return self._handler.settings.timeout
 
 
 class Dispatch:
@@ -103,14 +82,14 @@ class Dispatch:
 
     # --- requests --------------------------------------------------------------------------------
 
-    def request(self, invocation: Invocation, now: float) -> None:
+    def request(self, invocation: Invocation) -> None:
         """Have an invocation answered; it ends through `Requests`, whatever happens."""
         invocation.home = self._gateway
         self._requests.add(invocation)
         try:
             endpoint = self._endpoint(invocation, "request")
-            if type(endpoint) is LocalHandler and endpoint.timeout is not None:
-                self._requests.shorten(invocation, now + endpoint.timeout)
+            if type(endpoint) is Gate and endpoint.timeout is not None:
+                self._requests.shorten(invocation, monotonic() + endpoint.timeout)
             endpoint(invocation)
         except RequestError as error:
             if error.started is None:
@@ -120,7 +99,7 @@ class Dispatch:
         if invocation.ancestors:
             self.break_deadlocks()
 
-    def nested(self, invocation: Invocation, now: float) -> None:
+    def nested(self, invocation: Invocation) -> None:
         """Have an invocation answered that a handler of this process asked for."""
         parent = invocation.parent
         if parent is not None and parent.home is self._gateway:
@@ -138,12 +117,12 @@ class Dispatch:
                 invocation.parent = None
         else:
             invocation.parent = None
-        self.request(invocation, now)
+        self.request(invocation)
 
     def break_deadlocks(self) -> None:
         """End requests that can never begin."""
         while True:
-            found = find_deadlock(self._requests.on_this_node(), self._holders)
+            found = find_deadlock(self._requests.on_this_node())
             if found is None:
                 return
             self._requests.stop(*found)
@@ -195,10 +174,6 @@ class Dispatch:
             )
         return lambda i: self._requests.end(i, Success(encode(function(), root="result")))
 
-    def _holders(self, invocation: Invocation) -> list[Invocation]:
-        hosted = self._hosted.get(invocation.project)
-        return hosted.runtime.holders(invocation) if hosted is not None else []
-
     # --- messages --------------------------------------------------------------------------------
 
     def deliver(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
@@ -245,19 +220,20 @@ class Dispatch:
 
     def finished(self, end: Finished) -> None:
         """Take the end of a handler's run, or its progress."""
-        invocation, handler, outcome = end
+        invocation, gate, outcome = end
         if outcome is None:
-            data, invocation.reported = invocation.reported, None
-            if invocation.outcome is None and data is not None:
-                invocation.asker.progressed(invocation, data)
+            self._progress(invocation)
             return
-        hosted = self._hosted.get(invocation.project)
-        if hosted is not None:
-            hosted.runtime.finished(invocation, handler)
+        gate.finished(invocation)
         if invocation.outcome is None:
             self._requests.end(invocation, outcome)
         else:
             invocation.asker.learned(invocation, _fate(outcome))
+
+    def _progress(self, invocation: Invocation) -> None:
+        data, invocation.reported = invocation.reported, None
+        if invocation.outcome is None and data is not None:
+            invocation.asker.progressed(invocation, data)
 
     def _record_refusal(self, invocation: Invocation, error: PermissionDenied) -> None:
         self._recorder.record(

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -23,8 +22,8 @@ from headgate.channel.local import (
     publish_port,
     read_or_make_token,
 )
-from headgate.channel.protocol import Channel
-from headgate.channel.server import Admission, ServerChannel, listen
+from headgate.channel.protocol import MAX_MESSAGE, Channel
+from headgate.channel.server import ServerChannel, listen
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.errors import (
     ConfigurationError,
@@ -48,7 +47,8 @@ from headgate.security.identity import gateway_itself, owner
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.wire.frames import Hello
-from headgate.wire.session import Credit
+from headgate.wire.handshake import welcome
+from headgate.wire.session import Credit, Session
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -226,8 +226,6 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
         self._requests = Requests(recorder=self._recorder, later=loop.call_later)
-        self._finished = Mailbox(loop, self._take_finished)
-        self._asked = Mailbox(loop, self._take_asked)
         self._dispatch = Dispatch(
             self,
             hosted=self._hosted,
@@ -235,8 +233,14 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins={"handlers": self._list_handlers, "stats": self.stats},
+            builtins={
+                "handlers": self._list_handlers,
+                "remote_servers": self.remote_servers,
+                "stats": self.stats,
+            },
         )
+        self._finished = Mailbox(loop, self._dispatch.finished)
+        self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -275,6 +279,7 @@ class Gateway:
             session.close("the gateway stops")
 
     def _open_files(self) -> None:
+        assert self._loop is not None
         self._store.open()
         # Ids of 128 bits: node, boot and the session's number here, the request's number in it.
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
@@ -288,7 +293,10 @@ class Gateway:
         self._projects = load_projects(folders, system=lambda name: self.scope(name).system)
         for name, project in self._projects.items():
             runtime = ThreadRuntime(
-                name, post=self._finished.post, on_wait=self._handler_waits
+                name,
+                post=self._finished.post,
+                on_wait=self._handler_waits,
+                later=self._loop.call_later,
             )
             self._hosted[name] = Hosted(project, runtime)
         for problem in self._projects.problems:
@@ -359,7 +367,7 @@ class Gateway:
 
     def receive(self, invocation: Invocation) -> None:
         """Take an invocation of another gateway."""
-        self.call(lambda: self._dispatch.request(invocation, monotonic()))
+        self.call(lambda: self._dispatch.request(invocation))
 
     def stop_received(self, invocation: Invocation) -> None:
         """Stop an invocation of another gateway."""
@@ -377,7 +385,7 @@ class Gateway:
             error = GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
             invocation.asker.ended(invocation, Failure(error))
             return
-        self._dispatch.request(invocation, monotonic())
+        self._dispatch.request(invocation)
 
     def deliver(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
         """Have a client's message delivered."""
@@ -387,13 +395,10 @@ class Gateway:
         """End an invocation and its handler."""
         self._requests.stop(invocation, error)
 
-    def _take_finished(self, item: Any) -> None:
-        self._dispatch.finished(item)
-
     def _take_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         invocation, delivery = item
         if delivery is None:
-            self._dispatch.nested(invocation, monotonic())
+            self._dispatch.nested(invocation)
         else:
             self._dispatch.deliver(invocation, *delivery)
 
@@ -402,18 +407,25 @@ class Gateway:
 
     # --- the port's side --------------------------------------------------------------------------
 
-    def admit(self, channel: Channel, hello: Hello) -> Admission:
+    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
         """Make the session of a client that has proven to be the owner."""
-        assert isinstance(channel, ServerChannel)
         number = next(self._session_numbers)
         caller = owner(host=hello.host_name, session=f"{self._prefix}{number:06x}")
-        session = ClientSession(channel, caller=caller, hello=hello, switchboard=self)
+        message, state = welcome(
+            monotonic(),
+            session=caller.session,
+            gateway=self.name,
+            user=caller.user,
+            credit=Credit(),
+            max_message=MAX_MESSAGE,
+        )
+        session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
         self._recorder.record(
             Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
         )
-        return Admission(session=session.id, user=caller.user, credit=Credit())
+        return message, state
 
     def refused(self, peer: str, reason: str) -> None:
         """Record that somebody was not let in."""
@@ -437,7 +449,9 @@ class Gateway:
         self._sessions.remove(session)
         session.lost(channel, reason)
         self._recorder.record(
-            Record(event="logout", user=session.caller.user, host=session.caller.host, detail=reason)
+            Record(
+                event="logout", user=session.caller.user, host=session.caller.host, detail=reason
+            )
         )
 
     # --- its own handlers -------------------------------------------------------------------------

@@ -64,6 +64,14 @@ class GatewayScope(Scope):
         """Name of the gateway."""
         return self.host.name
 
+    @property
+    def globals(self) -> dict[str, Any]:
+        """What `system.util.getGlobals` gives: one dictionary for the life of the gateway."""
+        return self.host.globals
+
+    def remote_servers(self) -> list[str]:
+        return self.host.remote_servers()
+
     def invoke(self, function: Callable[[], None]) -> None:
         self.host.invoke(function)
 

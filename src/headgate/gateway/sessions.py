@@ -34,7 +34,13 @@ class ClientSession:
     """One connected client; it is the asker of what the client calls."""
 
     def __init__(
-        self, channel: ServerChannel, *, caller: Caller, hello: Hello, switchboard: Switchboard
+        self,
+        channel: ServerChannel,
+        session: Session,
+        *,
+        caller: Caller,
+        hello: Hello,
+        switchboard: Switchboard,
     ) -> None:
         self.id = caller.session
         self.caller = caller
@@ -44,26 +50,21 @@ class ClientSession:
         self.connected_at = time()
         self._channel = channel
         self._switchboard = switchboard
-
-    @property
-    def _session(self) -> Session:
-        assert self._channel.session is not None
-        return self._channel.session
+        self._session = session
 
     def received(self, channel: Channel, events: list[Event]) -> None:
         """Act on what the client sent."""
         longest = monotonic() + MAX_TIMEOUT
-        for event in events:
-            frame = event.frame
-            kind = type(frame)
-            if kind is Call:
-                self._switchboard.dispatch(self._invocation(frame, min(event.deadline, longest)))
+        dispatch = self._switchboard.dispatch
+        for frame, subject, deadline in events:
+            if type(frame) is Call:
+                dispatch(self._invocation(frame, min(deadline, longest)))
             elif isinstance(frame, Cast):
-                invocation = self._invocation(frame, min(event.deadline, longest))
+                invocation = self._invocation(frame, min(deadline, longest))
                 self._switchboard.deliver(invocation, frame.scope, frame.filters)
             elif isinstance(frame, Cancel):
                 error = CancellationException("The caller cancelled the request")
-                self._switchboard.stop_invocation(event.subject, error)
+                self._switchboard.stop_invocation(subject, error)
 
     def _invocation(self, frame: Any, deadline: float) -> Invocation:
         invocation = Invocation(
@@ -80,7 +81,7 @@ class ClientSession:
         if frame.extensions:
             invocation.remote_server = str(frame.extensions.get("remote", ""))
             invocation.host_name = str(frame.extensions.get("host", ""))
-        self._session.serve(frame.id, invocation)
+        self._session.serving[frame.id] = invocation
         return invocation
 
     def lost(self, channel: Channel, reason: str) -> None:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation, current_invocation
 from headgate.request import Request
-from headgate.runtimes.execute import Runnable
+
+if TYPE_CHECKING:
+    from headgate.runtimes.thread import Gate
 
 __all__ = ["Pool", "Worker"]
 
-Work = Callable[[Invocation, Runnable], None]
+PATROL_SECONDS = 0.001
+"""Seconds between two looks at a queue in which something waits while threads are busy."""
+
+SLOW_SECONDS = 0.0005
+"""Seconds from which on a handler is worth another thread for what waits behind it."""
+
+Work = Callable[[Invocation, "Gate"], None]
 
 
 class Worker(threading.Thread):
@@ -39,26 +50,39 @@ class Pool:
     owns it: a thread that runs it, or the event loop that takes it back. So it is always certain
     whether it began.
 
-    One sleeping thread is woken at a time. It wakes the next one if it finds more than one thing
-    to do: waking all for work that one of them does in passing would cost more than the work.
+    Waking a thread costs more than a short handler does, so while a thread is busy nobody else is
+    woken for what it may do in passing. Another one is woken when the queue has not moved for
+    `PATROL_SECONDS`, or at once while handlers have lately been slow.
 
     Args:
         name: Name of the threads.
         size: Threads that run handlers at once.
         most: Threads there are at most, with those that wait for a request of their handler.
         work: Runs an invocation.
-        on_wait: Told that a handler now waits while every thread does, or something is gated.
+        on_wait: Told that a handler now waits for a request of its own.
+        later: Runs a function on the event loop after a number of seconds.
     """
 
     def __init__(
-        self, name: str, *, size: int, most: int, work: Work, on_wait: Callable[[], None]
+        self,
+        name: str,
+        *,
+        size: int,
+        most: int,
+        work: Work,
+        on_wait: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._name = name
         self._size = size
         self._most = max(size, most)
         self._execute = work
         self._on_wait = on_wait
-        self._queue: OrderedDict[Invocation, Runnable] = OrderedDict()
+        self._later = later
+        self._patrolling = False
+        self._taken = 0
+        self._slow = False
+        self._queue: OrderedDict[Invocation, Gate] = OrderedDict()
         self._workers: list[Worker] = []
         self._idle: list[Worker] = []
         self._waiting = 0
@@ -69,11 +93,27 @@ class Pool:
 
     # --- on the event loop -----------------------------------------------------------------------
 
-    def put(self, invocation: Invocation, handler: Runnable) -> None:
+    def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
-        self._queue[invocation] = handler
-        if not self._waking:
+        self._queue[invocation] = gate
+        if not self._waking and not self._is_busy:
             self._wake()
+        elif not self._patrolling:
+            self._patrolling = True
+            self._later(PATROL_SECONDS, partial(self._patrol, self._taken))
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether a thread is awake that will look at the queue when its handler returns."""
+        return len(self._workers) > len(self._idle) + self._waiting
+
+    def _patrol(self, taken: int) -> None:
+        """Wake one more thread if none has taken anything since the last look."""
+        self._patrolling = bool(self._queue)
+        if self._patrolling:
+            if self._taken == taken and not self._waking:
+                self._wake()
+            self._later(PATROL_SECONDS, partial(self._patrol, self._taken))
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if a thread has taken it."""
@@ -140,15 +180,18 @@ class Pool:
         self._waking = False
         while True:
             try:
-                invocation, handler = queue.popitem(last=False)
+                invocation, gate = queue.popitem(last=False)
             except KeyError:
                 if self._sleep(worker):
                     continue
                 return
+            self._taken += 1
             worker.invocation = invocation
-            if queue and not self._waking:
+            invocation.slot = self
+            if self._slow and queue and not self._waking:
                 self._wake()
-            execute(invocation, handler)
+            execute(invocation, gate)
+            self._slow = monotonic() - invocation.started_at > SLOW_SECONDS
             worker.invocation = None
 
     def _sleep(self, worker: Worker) -> bool:

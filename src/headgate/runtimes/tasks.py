@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from headgate.threads import LoopThread, Mailbox
 from headgate.errors import CancellationException
 from headgate.invocation import Invocation
 from headgate.outcome import Failure, Outcome
-from headgate.runtimes.execute import Report, Runnable, execute_async
+from headgate.runtimes.execute import Report, execute_async
+
+if TYPE_CHECKING:
+    from headgate.runtimes.thread import Gate
 
 __all__ = ["TaskLoop"]
 
@@ -30,7 +34,7 @@ class TaskLoop:
         name: str,
         *,
         begin: Callable[[Invocation], Outcome | None],
-        done: Callable[[Invocation, Runnable, Outcome], None],
+        done: Callable[[Invocation, Gate, Outcome], None],
         report: Report,
     ) -> None:
         self._name = name
@@ -38,13 +42,13 @@ class TaskLoop:
         self._done = done
         self._report = report
         self._thread: LoopThread | None = None
-        self._queue: dict[Invocation, Runnable] = {}
+        self._queue: dict[Invocation, Gate] = {}
         self._tasks: dict[Invocation, asyncio.Task[None]] = {}
         self._mailbox: Mailbox[Invocation] | None = None
 
-    def put(self, invocation: Invocation, handler: Runnable) -> None:
+    def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation; on the gateway's event loop."""
-        self._queue[invocation] = handler
+        self._queue[invocation] = gate
         if self._mailbox is None:
             self._thread = LoopThread(self._name)
             self._mailbox = Mailbox(self._thread.loop, self._start)
@@ -71,24 +75,24 @@ class TaskLoop:
         return {"queued": len(self._queue), "running": len(self._tasks)}
 
     def _start(self, invocation: Invocation) -> None:
-        handler = self._queue.pop(invocation, None)
-        if handler is None:
+        gate = self._queue.pop(invocation, None)
+        if gate is None:
             return
         outcome = self._begin(invocation)
         if outcome is not None:
-            self._done(invocation, handler, outcome)
+            self._done(invocation, gate, outcome)
         else:
-            task = asyncio.get_running_loop().create_task(self._run(invocation, handler))
+            task = asyncio.get_running_loop().create_task(self._run(invocation, gate))
             self._tasks[invocation] = task
 
-    async def _run(self, invocation: Invocation, handler: Runnable) -> None:
+    async def _run(self, invocation: Invocation, gate: Gate) -> None:
         outcome: Outcome
         try:
-            outcome = await execute_async(invocation, handler, self._report)
+            outcome = await execute_async(invocation, gate.handler, self._report)
         except asyncio.CancelledError:
             outcome = Failure(CancellationException("The handler was interrupted", started=True))
         del self._tasks[invocation]
-        self._done(invocation, handler, outcome)
+        self._done(invocation, gate, outcome)
 
     def _cancel(self, invocation: Invocation) -> None:
         task = self._tasks.get(invocation)

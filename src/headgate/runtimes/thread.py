@@ -15,7 +15,7 @@ from headgate.runtimes.pool import Pool
 from headgate.runtimes.tasks import TaskLoop
 from headgate.wire.codec import encode
 
-__all__ = ["Finished", "ThreadRuntime"]
+__all__ = ["Finished", "Gate", "ThreadRuntime"]
 
 POOL_SIZE = 8
 """Threads that run a project's Shared handlers at once."""
@@ -24,31 +24,130 @@ MOST_THREADS = 64
 """Threads of a project's pool at most, with those that wait for a request of their handler."""
 
 MOST_TASKS = 1024
-"""Runs of ``async def`` handlers of a project at once."""
+"""Runs of one ``async def`` handler at once."""
 
 MOST_ABANDONED = 8
 """Abandoned threads of a project at which its thread handlers take nothing new."""
 
-Finished = tuple[Invocation, Runnable, Outcome | None]
-"""What comes back to the event loop: the end of a run, or with None a progress value."""
 
+class Gate:
+    """
+    The endpoint that is a handler of this gateway; it belongs to the event loop.
 
-class _Gate:
-    """How many invocations of one handler are under way; belongs to the event loop."""
+    It counts how many invocations of the handler are under way, and lets no more of them run at
+    once than the handler's settings say.
+    """
 
-    __slots__ = ("active", "concurrency", "lane", "limit", "under_way", "waiting")
+    __slots__ = (
+        "_active",
+        "_concurrency",
+        "_hung",
+        "_limit",
+        "_waiting",
+        "handler",
+        "lane",
+        "timeout",
+        "under_way",
+    )
 
-    def __init__(self, handler: Runnable, lane: Pool | TaskLoop, size: int) -> None:
-        settings = handler.settings
+    def __init__(
+        self,
+        handler: Runnable,
+        lane: Pool | TaskLoop,
+        *,
+        concurrency: int | None,
+        places: int,
+        hung: set[Invocation],
+    ) -> None:
+        self.handler = handler
+        """The handler."""
         self.lane = lane
-        self.concurrency = settings.concurrency
-        """Runs that may be in the lane at once; None for as many as the lane takes."""
-        self.limit = settings.queue + (settings.concurrency or size)
+        """Where it runs."""
+        self.timeout = handler.settings.timeout
+        """The handler's own cap on the deadline, in seconds; None for none."""
         self.under_way = 0
         """Runs that were taken and are not finished."""
-        self.active: set[Invocation] = set()
-        """Runs in the lane, where there is a concurrency limit."""
-        self.waiting: OrderedDict[Invocation, Runnable] = OrderedDict()
+        self._limit = handler.settings.queue + places
+        self._concurrency = concurrency
+        self._active: set[Invocation] = set()
+        self._waiting: OrderedDict[Invocation, None] = OrderedDict()
+        self._hung = hung
+
+    def __call__(self, invocation: Invocation) -> None:
+        """Run the handler as soon as there is a place; raises Overloaded if too many wait."""
+        if self.under_way >= self._limit or self._hung:
+            self._refuse_if_full(invocation)
+        self.under_way += 1
+        invocation.place = self
+        if self._concurrency is None:
+            self.lane.put(invocation, self)
+        elif len(self._active) < self._concurrency:
+            self._active.add(invocation)
+            self.lane.put(invocation, self)
+        else:
+            self._waiting[invocation] = None
+
+    def finished(self, invocation: Invocation) -> None:
+        """Take note that a run is over, and let the next one in."""
+        self.under_way -= 1
+        if self._hung and invocation in self._hung:
+            self._hung.discard(invocation)
+            if isinstance(self.lane, Pool):
+                self.lane.take_back()
+        if self._concurrency is not None:
+            self._active.discard(invocation)
+            if self._waiting:
+                following, _ = self._waiting.popitem(last=False)
+                self._active.add(following)
+                self.lane.put(following, self)
+
+    def withdraw(self, invocation: Invocation) -> str:
+        """Take an invocation back if it has not begun; else stop it as far as that goes."""
+        if invocation in self._waiting:
+            del self._waiting[invocation]
+            self.under_way -= 1
+            return Fate.NOT_STARTED
+        if self.lane.remove(invocation):
+            self.finished(invocation)
+            return Fate.NOT_STARTED
+        if isinstance(self.lane, TaskLoop):
+            self.lane.interrupt(invocation)
+        else:
+            # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
+            self._hung.add(invocation)
+            self.lane.lend()
+        return Fate.STILL_RUNNING
+
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return who holds the places that an invocation waits for; empty if one is free."""
+        if invocation in self._waiting:
+            return list(self._active)
+        if isinstance(self.lane, Pool) and self.lane.is_stuck:
+            return self.lane.running
+        return []
+
+    @property
+    def waiting(self) -> int:
+        """How many invocations wait for the handler's own concurrency."""
+        return len(self._waiting)
+
+    def _refuse_if_full(self, invocation: Invocation) -> None:
+        if self.under_way >= self._limit:
+            raise Overloaded(
+                f"{self.under_way} calls of {invocation.target} are under way, which is its "
+                "limit: raise its `queue`, or send fewer",
+                started=False,
+            )
+        if len(self._hung) >= MOST_ABANDONED and isinstance(self.lane, Pool):
+            raise Overloaded(
+                f"{len(self._hung)} threads of {invocation.project} hang in handlers whose "
+                "requests are over: they must return before the project takes new requests",
+                started=False,
+            )
+
+
+Finished = tuple[Invocation, Gate, Outcome | None]
+"""What comes back to the event loop: the end of a run, or with None a progress value."""
 
 
 class ThreadRuntime:
@@ -60,6 +159,7 @@ class ThreadRuntime:
         project: Name of the project, for the threads' names.
         post: Brings ends and progress to the gateway's event loop; callable from any thread.
         on_wait: Told, on a handler's thread, that it now waits and others may depend on it.
+        later: Runs a function on the gateway's event loop after a number of seconds.
     """
 
     def __init__(
@@ -68,99 +168,36 @@ class ThreadRuntime:
         *,
         post: Callable[[Finished], Any],
         on_wait: Callable[[], None],
+        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._project = project
         self._post = post
         self._tell_wait = on_wait
-        self._gates: dict[Runnable, _Gate] = {}
-        self._gated = 0
-        self._abandoned: set[Invocation] = set()
+        self._later = later
+        self._gates: list[Gate] = []
+        self._hung: set[Invocation] = set()
         self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
         self._tasks = TaskLoop(
-            f"headgate-{project}-async", begin=_begin, done=self._end, report=self._report
+            f"headgate-{project}-async", begin=_begin, done=self._done, report=self._report
         )
         self._dedicated: list[Pool] = []
 
-    # --- on the event loop -----------------------------------------------------------------------
-
-    def run(self, invocation: Invocation, handler: Runnable) -> None:
-        """
-        Queue an invocation of a handler.
-
-        Raises:
-            Overloaded: The handler's queue is full, or too many of its project's threads hang.
-        """
-        gate = self._gates.get(handler)
-        if gate is None:
-            gate = self._gates[handler] = self._make_gate(handler)
-        if gate.under_way >= gate.limit:
-            raise Overloaded(
-                f"{gate.under_way} calls of {invocation.target} are under way, which is its "
-                "limit: raise its `queue`, or send fewer",
-                started=False,
-            )
-        if len(self._abandoned) >= MOST_ABANDONED and not handler.is_async:
-            raise Overloaded(
-                f"{len(self._abandoned)} threads of {self._project} hang in handlers whose "
-                "requests are over: they must return before the project takes new requests",
-                started=False,
-            )
-        gate.under_way += 1
-        invocation.place = self
-        if type(gate.lane) is Pool:
-            invocation.slot = gate.lane
-        invocation.runnable = handler
-        if gate.concurrency is None:
-            gate.lane.put(invocation, handler)
-        elif len(gate.active) < gate.concurrency:
-            gate.active.add(invocation)
-            gate.lane.put(invocation, handler)
+    def endpoint(self, handler: Runnable) -> Gate:
+        """Return the endpoint of a handler of this project."""
+        settings = handler.settings
+        concurrency = settings.concurrency
+        lane: Pool | TaskLoop
+        if handler.is_async:
+            lane, concurrency = self._tasks, concurrency or MOST_TASKS
+            places = concurrency
+        elif settings.threading == "Dedicated":
+            # One thread is the limit already, and its queue keeps the order.
+            lane, concurrency, places = self._add_dedicated(handler.name), None, 1
         else:
-            gate.waiting[invocation] = handler
-            self._gated += 1
-
-    def finished(self, invocation: Invocation, handler: Runnable) -> None:
-        """Take note that a run is over, and let the next one in."""
-        gate = self._gates[handler]
-        gate.under_way -= 1
-        if invocation in self._abandoned:
-            self._abandoned.discard(invocation)
-            if isinstance(gate.lane, Pool):
-                gate.lane.take_back()
-        if gate.concurrency is not None:
-            gate.active.discard(invocation)
-            if gate.waiting:
-                self._gated -= 1
-                following, runnable = gate.waiting.popitem(last=False)
-                gate.active.add(following)
-                gate.lane.put(following, runnable)
-
-    def withdraw(self, invocation: Invocation) -> str:
-        """Take an invocation back if it has not begun; else stop it as far as that goes."""
-        handler = invocation.runnable
-        gate = self._gates[handler]
-        if gate.waiting.pop(invocation, None) is not None:
-            self._gated -= 1
-            gate.under_way -= 1
-            return Fate.NOT_STARTED
-        if gate.lane.remove(invocation):
-            self.finished(invocation, handler)
-            return Fate.NOT_STARTED
-        if isinstance(gate.lane, TaskLoop):
-            gate.lane.interrupt(invocation)
-        else:
-            self._abandoned.add(invocation)
-            gate.lane.lend()
-        return Fate.STILL_RUNNING
-
-    def holders(self, invocation: Invocation) -> list[Invocation]:
-        """Return who holds the places that an invocation waits for; empty if one is free."""
-        gate = self._gates[invocation.runnable]
-        if invocation in gate.waiting:
-            return list(gate.active)
-        if isinstance(gate.lane, Pool) and gate.lane.is_stuck:
-            return gate.lane.running
-        return []
+            lane, places = self._pool, concurrency or POOL_SIZE
+        gate = Gate(handler, lane, concurrency=concurrency, places=places, hung=self._hung)
+        self._gates.append(gate)
+        return gate
 
     def close(self) -> None:
         """Stop taking invocations; threads end when their handlers return."""
@@ -170,61 +207,60 @@ class ThreadRuntime:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
-        lanes = (self._pool, self._tasks, *self._dedicated)
+        pools = [self._pool, *self._dedicated]
+        lanes = [self._tasks.stats(), *(pool.stats() for pool in pools)]
+        gated = sum(gate.waiting for gate in self._gates)
         return {
-            "queued": sum(lane.stats()["queued"] for lane in lanes) + self._gated,
-            "running": sum(lane.stats()["running"] for lane in lanes),
-            "under_way": sum(gate.under_way for gate in self._gates.values()),
-            "abandoned": len(self._abandoned),
+            "queued": sum(lane["queued"] for lane in lanes) + gated,
+            "running": sum(lane["running"] for lane in lanes),
+            "under_way": sum(gate.under_way for gate in self._gates),
+            "abandoned": len(self._hung),
         }
 
-    def _make_gate(self, handler: Runnable) -> _Gate:
-        if handler.is_async:
-            gate = _Gate(handler, self._tasks, MOST_TASKS)
-            if gate.concurrency is None:
-                gate.concurrency = MOST_TASKS
-            return gate
-        if handler.settings.threading == "Dedicated":
-            pool = self._make_pool(f"headgate-{self._project}-{handler.name}", 1, 1)
-            self._dedicated.append(pool)
-            gate = _Gate(handler, pool, 1)
-            # One thread is the limit already, and its queue keeps the order.
-            gate.concurrency = None
-            return gate
-        return _Gate(handler, self._pool, POOL_SIZE)
+    def _add_dedicated(self, handler: str) -> Pool:
+        pool = self._make_pool(f"headgate-{self._project}-{handler}", 1, 1)
+        self._dedicated.append(pool)
+        return pool
 
     def _make_pool(self, name: str, size: int, most: int) -> Pool:
-        return Pool(name, size=size, most=most, work=self._work, on_wait=self._on_wait)
+        return Pool(
+            name,
+            size=size,
+            most=most,
+            work=self._work,
+            on_wait=self._on_wait,
+            later=self._later,
+        )
 
     # --- on a handler's thread -------------------------------------------------------------------
 
-    def _work(self, invocation: Invocation, handler: Runnable) -> None:
-        outcome = _begin(invocation) or execute(invocation, handler, self._report)
-        self._post((invocation, handler, outcome))
+    def _work(self, invocation: Invocation, gate: Gate) -> None:
+        outcome = _begin(invocation)
+        if outcome is None:
+            outcome = execute(invocation, gate.handler, self._report)
+        self._post((invocation, gate, outcome))
 
-    def _end(self, invocation: Invocation, handler: Runnable, outcome: Outcome) -> None:
-        self._post((invocation, handler, outcome))
+    def _done(self, invocation: Invocation, gate: Gate, outcome: Outcome) -> None:
+        self._post((invocation, gate, outcome))
 
     def _report(self, invocation: Invocation, value: Any) -> None:
         data = encode(value, root="progress")
         waiting, invocation.reported = invocation.reported, data
-        if waiting is None:
-            self._post((invocation, invocation.runnable, None))
+        if waiting is None and isinstance(invocation.place, Gate):
+            self._post((invocation, invocation.place, None))
 
     def _on_wait(self) -> None:
-        if self._gated or self._pool.is_stuck or any(pool.is_stuck for pool in self._dedicated):
+        pools = (self._pool, *self._dedicated)
+        if any(pool.is_stuck for pool in pools) or any(gate.waiting for gate in self._gates):
             self._tell_wait()
 
 
-def _too_late(invocation: Invocation) -> Outcome:
-    text = f"The deadline of {invocation.target} passed before it could begin"
-    return Failure(RequestTimeout(text, started=False))
-
-
 def _begin(invocation: Invocation) -> Outcome | None:
-    """Mark an invocation as begun, or return why it must not begin."""
+    """Mark an invocation as begun, or return the outcome of one that comes too late."""
     now = monotonic()
     if now >= invocation.deadline:
-        return _too_late(invocation)
+        # A handler never starts after its deadline.
+        text = f"The deadline of {invocation.target} passed before it could begin"
+        return Failure(RequestTimeout(text, started=False))
     invocation.started_at = now
     return None

@@ -14,9 +14,7 @@ OWNER_ROLE = "owner"
 
 def owner(*, host: str, session: str) -> Caller:
     """Return the caller of a session that has proven to be the gateway's own user."""
-    return Caller(
-        user=_user_name(), roles=frozenset({OWNER_ROLE}), host=host, session=session
-    )
+    return Caller(user=_user_name(), roles=frozenset({OWNER_ROLE}), host=host, session=session)
 
 
 def gateway_itself(name: str) -> Caller:

@@ -38,13 +38,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterable
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import cache, lru_cache
 from itertools import chain
 from sys import getrecursionlimit
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -110,11 +110,12 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
         data = packb(value, _default, _OPTIONS)
     except Exception:
         # Something in it is not for ormsgpack: a key that is no str, a lone surrogate, a mistake.
+        data = b""
+    if not data:
         data = _pack(convert(value, root=root, limits=limits))
-    else:
-        # Each level takes a byte at least, so few bytes cannot be too deep.
-        if len(data) > limits.max_depth and not _is_shallow(value, data, limits.max_depth):
-            convert(value, root=root, limits=limits)
+    # Each level takes a byte at least, so few bytes cannot be too deep.
+    elif len(data) > limits.max_depth and not _is_shallow(value, data, limits.max_depth):
+        convert(value, root=root, limits=limits)
     if len(data) > limits.max_bytes:
         raise PayloadError(
             f"{root} has {len(data):,} bytes when encoded, more than the {limits.max_bytes:,} "
@@ -512,6 +513,7 @@ def _short(key: Any) -> str:
 
 _Reader = Callable[[Any], Any]
 _Hook = Callable[[int, memoryview], Any]
+_Moment = TypeVar("_Moment", datetime, time)
 
 
 def _read_int(body: memoryview) -> int:
@@ -525,9 +527,9 @@ def _read_text(body: memoryview) -> str:
 def _read_datetime(body: memoryview) -> datetime:
     text = str(body, "ascii")
     if not text.endswith("]"):
-        return datetime.fromisoformat(text)
+        return _parse(datetime, text)
     text, zone, fold = _split_tags(text)
-    value = datetime.fromisoformat(text).replace(fold=fold)
+    value = _parse(datetime, text).replace(fold=fold)
     return _in_zone(value, zone) if zone else value
 
 
@@ -538,10 +540,19 @@ def _read_date(body: memoryview) -> date:
 def _read_time(body: memoryview) -> time:
     text = str(body, "ascii")
     if not text.endswith("]"):
-        return time.fromisoformat(text)
+        return _parse(time, text)
     text, zone, fold = _split_tags(text)
-    value = time.fromisoformat(text).replace(fold=fold)
+    value = _parse(time, text).replace(fold=fold)
     return value.replace(tzinfo=_known_zone(zone)) if zone else value
+
+
+def _parse(kind: type[_Moment], text: str) -> _Moment:
+    value = kind.fromisoformat(text)
+    # Python reads an offset of less than a second as none.
+    if value.tzinfo is UTC and text[-16:-7] in ("+00:00:00", "-00:00:00"):
+        offset = timedelta(microseconds=int(text[-16] + text[-6:]))
+        return value.replace(tzinfo=timezone(offset))
+    return value
 
 
 def _read_timedelta(body: memoryview) -> timedelta:

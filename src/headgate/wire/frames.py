@@ -8,6 +8,7 @@ and the frames that one turn of its event loop produced.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -198,9 +199,7 @@ class Refuse(msgspec.Struct, tag=36, array_like=True):
     extensions: Extensions = {}
 
 
-Frame = (
-    Call | Cast | Cancel | Started | Progress | Result | Fault | FateFrame | Ping | Pong | Bye
-)
+Frame = Call | Cast | Cancel | Started | Progress | Result | Fault | FateFrame | Ping | Pong | Bye
 Greeting = Hello | Challenge | Proof | Welcome | Refuse
 
 
@@ -214,7 +213,7 @@ class Batch(msgspec.Struct, array_like=True):
 
 encode = msgspec.msgpack.Encoder().encode
 _decode_batch = msgspec.msgpack.Decoder(Batch).decode
-_decode_greeting = msgspec.msgpack.Decoder(Greeting).decode
+_decode_greeting: Callable[[bytes], Greeting] = msgspec.msgpack.Decoder(Greeting).decode
 
 
 def decode_batch(data: bytes) -> Batch:

@@ -13,7 +13,7 @@ one side's proof from serving as the other's, the port keeps a proof from being 
 from __future__ import annotations
 
 import hmac
-from typing import Any
+from typing import NamedTuple
 
 
 from headgate.errors import (
@@ -33,7 +33,15 @@ from headgate.wire.frames import (
 )
 from headgate.wire.session import Credit, Session
 
-__all__ = ["MAX_GREETING", "NONCE_BYTES", "VERSION", "ClientHandshake", "GatewayHandshake", "refuse", "welcome"]
+__all__ = [
+    "MAX_GREETING",
+    "NONCE_BYTES",
+    "VERSION",
+    "ClientHandshake",
+    "GatewayHandshake",
+    "refuse",
+    "welcome",
+]
 
 VERSION = 1
 """The version of the protocol."""
@@ -50,10 +58,20 @@ NONCE_BYTES = 32
 SOFTWARE = "headgate-python"
 
 
-def prove(token: bytes, label: str, *, port: int, client: bytes, gateway: bytes) -> bytes:
+class Meeting(NamedTuple):
+    """What makes one login different from all others."""
+
+    port: int
+    client: bytes
+    """The client's random number."""
+    gateway: bytes
+    """The gateway's random number."""
+
+
+def prove(token: bytes, label: str, meeting: Meeting) -> bytes:
     """Return one side's proof that it knows the token."""
-    text = b"headgate 1 " + label.encode() + b" %d " % port + client + gateway
-    return hmac.digest(token, text, "sha256")
+    text = b"headgate 1 %b %d " % (label.encode(), meeting.port)
+    return hmac.digest(token, text + meeting.client + meeting.gateway, "sha256")
 
 
 class ClientHandshake:
@@ -124,16 +142,14 @@ class ClientHandshake:
         raise RemoteProtocolError(f"The gateway sent {type(frame).__name__} out of order")
 
     def _answer(self, challenge: Challenge) -> bytes:
-        nonces = {"port": self._port, "client": self._hello.nonce, "gateway": challenge.nonce}
-        if not hmac.compare_digest(
-            challenge.proof, prove(self._token, "gateway", **nonces)
-        ):
+        meeting = Meeting(self._port, self._hello.nonce, challenge.nonce)
+        if not hmac.compare_digest(challenge.proof, prove(self._token, "gateway", meeting)):
             raise PermissionDenied(
                 f"What listens on port {self._port} does not know the owner's local token, so it "
                 "is not this user's gateway. Nothing was told to it",
                 started=False,
             )
-        return encode(Proof(prove(self._token, "client", **nonces)))
+        return encode(Proof(prove(self._token, "client", meeting)))
 
 
 class GatewayHandshake:
@@ -169,10 +185,10 @@ class GatewayHandshake:
         if isinstance(frame, Hello) and self._hello is None:
             self._require(frame)
             self._hello = frame
-            proof = prove(self._token, "gateway", **self._nonces(frame))
+            proof = prove(self._token, "gateway", self._meeting(frame))
             return encode(Challenge(self._nonce, proof))
         if isinstance(frame, Proof) and self._hello is not None:
-            expected = prove(self._token, "client", **self._nonces(self._hello))
+            expected = prove(self._token, "client", self._meeting(self._hello))
             if not hmac.compare_digest(frame.proof, expected):
                 raise PermissionDenied("The proof of the owner's local token is wrong")
             return self._hello
@@ -189,8 +205,8 @@ class GatewayHandshake:
         if len(hello.nonce) < NONCE_BYTES:
             raise RemoteProtocolError("The client's random number is too short")
 
-    def _nonces(self, hello: Hello) -> dict[str, Any]:
-        return {"port": self._port, "client": hello.nonce, "gateway": self._nonce}
+    def _meeting(self, hello: Hello) -> Meeting:
+        return Meeting(self._port, hello.nonce, self._nonce)
 
 
 def welcome(

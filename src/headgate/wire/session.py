@@ -107,14 +107,11 @@ class Outstanding(Protocol):
     def deadline(self) -> float: ...
 
 
-class Event(msgspec.Struct, gc=False):
-    """A frame of the peer, with what this side knows of its number."""
-
-    frame: Frame
-    subject: Any = None
-    """What was handed to `call` or `serve` under that number; None for a new call."""
-    deadline: float = math.inf
-    """For `Call` and `Cast`: the deadline on this side's clock."""
+Event = tuple[Frame, Any, float]
+"""
+A frame of the peer; what was handed to `call` or `serve` under its number, None for a new call;
+and, for a new call, its deadline on this side's clock.
+"""
 
 
 class Session:
@@ -196,26 +193,34 @@ class Session:
         """
         if self.state is not State.OPEN:
             raise LocalProtocolError("The session is closed: nothing can be called")
-        calls, size = self.calls, len(call.payload)
-        if len(calls) >= self._credit.in_flight:
-            raise Overloaded(
-                f"{len(calls)} requests of this session are in flight, and its limit is "
-                f"{self._credit.in_flight}: wait for some of them",
-                started=False,
-            )
-        if self._unsent + size > self._credit.unsent and self._unsent:
-            raise Overloaded(
-                f"{self._unsent} bytes of this session wait to be sent, and its limit is "
-                f"{self._credit.unsent}: wait until some are",
-                started=False,
-            )
+        calls, credit = self.calls, self._credit
+        unsent = self._unsent + len(call.payload)
+        if len(calls) >= credit.in_flight or unsent > credit.unsent:
+            self._require_credit(unsent)
         self._last_call = call.id = number = self._last_call + 1
         deadline = outstanding.deadline
         call.deadline = int(deadline * 1000)
         calls[number] = outstanding
-        self._deadlines.add(deadline)
-        self._unsent += size
+        deadlines = self._deadlines
+        if deadline < deadlines.next:
+            deadlines.add(deadline)
+        self._unsent = unsent
         self._calls_out.append(call)
+
+    def _require_credit(self, unsent: int) -> None:
+        credit = self._credit
+        if len(self.calls) >= credit.in_flight:
+            raise Overloaded(
+                f"{len(self.calls)} requests of this session are in flight, and its limit is "
+                f"{credit.in_flight}: wait for some of them",
+                started=False,
+            )
+        if self._unsent:
+            raise Overloaded(
+                f"{unsent} bytes of this session would wait to be sent, and its limit is "
+                f"{credit.unsent}: wait until some are",
+                started=False,
+            )
 
     def cancel(self, number: int, now: float) -> None:
         """Give a call of this side up, and ask the peer to stop it."""
@@ -299,9 +304,13 @@ class Session:
         # A deadline on the sender's clock becomes one on this side's by adding this.
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
-        receivers = self._receivers
+        calls, receivers = self.calls, self._receivers
         for frame in batch.frames:
-            receivers[type(frame)](frame, events, now)
+            if type(frame) is Result and frame.id in calls and now <= calls[frame.id].deadline:
+                # The common case of `_answered`, without the calls.
+                events.append((frame, calls.pop(frame.id), 0.0))
+            else:
+                receivers[type(frame)](frame, events, now)
         return events
 
     def _called(self, call: Any, events: list[Event], now: float) -> None:
@@ -319,7 +328,7 @@ class Session:
             self._answers.append(Fault(number, Overloaded.code, text, False))
             return
         serving[number] = call
-        events.append(Event(call, None, call.deadline / 1000 + self._last_arrival[1]))
+        events.append((call, None, call.deadline / 1000 + self._last_arrival[1]))
 
     def _answered(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self.calls.pop(frame.id, None)
@@ -330,41 +339,43 @@ class Session:
             fate = fate_of(frame)
             if ended is not None and fate:
                 del self._ends[frame.id]
-                events.append(Event(FateFrame(frame.id, fate), ended))
+                events.append((FateFrame(frame.id, fate), ended, 0.0))
             return
         if now > outstanding.deadline and type(frame) is Result:
             self._remember(frame.id, outstanding, now)
-            events.append(Event(FateFrame(frame.id, Fate.FINISHED), outstanding))
-            events.append(Event(overdue_fault(frame.id, started=True), outstanding))
+            events.append((FateFrame(frame.id, Fate.FINISHED), outstanding, 0.0))
+            events.append((overdue_fault(frame.id, started=True), outstanding, 0.0))
             return
         if type(frame) is Fault and frame.code == "timeout":
             self._remember(frame.id, outstanding, now)
-        events.append(Event(frame, outstanding))
+        events.append((frame, outstanding, 0.0))
 
     def _started(self, frame: Any, events: list[Event], now: float) -> None:
         for number in frame.ids:
             outstanding = self.calls.get(number)
             if outstanding is not None:
-                events.append(Event(frame, outstanding))
+                events.append((frame, outstanding, 0.0))
 
     def _progressed(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self.calls.get(frame.id)
         if outstanding is not None:
-            events.append(Event(frame, outstanding))
+            events.append((frame, outstanding, 0.0))
 
     def _cancelled(self, frame: Any, events: list[Event], now: float) -> None:
         subject = self.serving.pop(frame.id, None)
         if subject is None:
-            self.fate(frame.id, Fate.FINISHED if frame.id <= self._last_served else Fate.NOT_STARTED)
+            self.fate(
+                frame.id, Fate.FINISHED if frame.id <= self._last_served else Fate.NOT_STARTED
+            )
             return
-        events.append(Event(frame, subject))
+        events.append((frame, subject, 0.0))
 
     def _fate(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self._ends.get(frame.id)
         if outstanding is not None:
             if frame.fate != Fate.STILL_RUNNING:
                 del self._ends[frame.id]
-            events.append(Event(frame, outstanding))
+            events.append((frame, outstanding, 0.0))
 
     def _ping(self, frame: Any, events: list[Event], now: float) -> None:
         self._control.append(Pong(self._last_arrival[0] * 1000))
@@ -374,7 +385,7 @@ class Session:
 
     def _bye(self, frame: Any, events: list[Event], now: float) -> None:
         self.state = State.CLOSING
-        events.append(Event(frame))
+        events.append((frame, None, 0.0))
 
     # --- time ------------------------------------------------------------------------------------
 
@@ -396,11 +407,11 @@ class Session:
         Returns:
             A `Fault` for each call of this side whose deadline has passed without the peer's word.
         """
-        events = []
+        events: list[Event] = []
         for number in self._deadlines.overdue(self.calls, now):
             outstanding = self.calls.pop(number)
             self._remember(number, outstanding, now)
-            events.append(Event(overdue_fault(number, started=None), outstanding))
+            events.append((overdue_fault(number, started=None), outstanding, 0.0))
         self._forget(now)
         if self.state is State.OPEN:
             silence = now - self._heard
@@ -516,6 +527,6 @@ def overdue_fault(number: int, *, started: bool | None) -> Fault:
 
 def fate_of(answer: Result | Fault) -> str:
     """Return what an answer says of its handler's end; empty if it says nothing."""
-    if type(answer) is Result or answer.code == "handler_error":
+    if isinstance(answer, Result) or answer.code == "handler_error":
         return Fate.FINISHED
     return Fate.NOT_STARTED if answer.started is False else ""

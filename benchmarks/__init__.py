@@ -1,0 +1,1 @@
+"""Benchmarks: Headgate beside bare prototypes of the same shape, in one run."""

@@ -1,0 +1,1 @@
+"""What all scripts of this project know about the filling lines."""

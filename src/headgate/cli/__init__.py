@@ -1,0 +1,32 @@
+"""
+The command line: ``headgate --help``.
+
+- `app`       the commands with their arguments
+- `ends`      exit codes, and how a command ends with an error
+- `output`    what machines and people get to read
+- `call`      request, message and handlers: a client's calls
+- `run`       a gateway as a process
+- `projects`  init and check: projects without a gateway
+- `demo`      the manual page's requests, as they happen
+
+Only the module of the command that runs is imported: ``headgate --help`` needs no server and no
+client.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line; the process ends with one of the exit codes of `headgate.cli.ends`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a character must not end a command.
+            stream.reconfigure(errors="backslashreplace")
+    from headgate.cli.app import app
+
+    app(prog_name="headgate")

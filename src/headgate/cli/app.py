@@ -1,0 +1,244 @@
+"""The commands with their arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from headgate import __version__
+from headgate.cli.ends import EXIT_CODES, reporting
+from headgate.errors import ConfigurationError
+
+__all__ = ["app"]
+
+EPILOG = "\n\n".join(
+    [
+        "Exit codes:",
+        *(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items()),
+        "With --json, stdout is one JSON document, an object. An error that ends the command is "
+        'one too: {"error": {"code", "type", "message", "started", "fate", …}}, with the same exit '
+        "code; only what is wrong with the arguments themselves is text on stderr.",
+        "Environment: HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
+    ]
+)
+
+app = typer.Typer(
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
+HandlerName = Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler.")]
+Payload = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[PAYLOAD]",
+        help="JSON, @FILE with JSON, or - for JSON on stdin. Default: an empty dictionary.",
+        show_default=False,
+    ),
+]
+Projects = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Holds a folder for each project. Default: projects, if no --project is given.",
+        show_default=False,
+    ),
+]
+Named = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
+]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+DEFAULT_URL = "ws://127.0.0.1:8188"
+DEFAULT_PORT = 8188
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _headgate(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """A gateway for request/response messaging, with the scripting interface of Ignition."""
+
+
+@app.command()
+def demo() -> None:
+    """See it work: a gateway, a client, and the manual page's requests as they happen."""
+    from headgate.cli.demo import demo
+
+    demo()
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Option(help="Its name in the Gateway Network.")] = "gateway",
+    projects: Projects = None,
+    project: Named = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
+    ] = DEFAULT_PORT,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="The gateway's own folder. Default: one for its name among your data.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[LogLevel, typer.Option(help="What to log, to stderr.")] = "info",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The ready line and the log are JSON.")
+    ] = False,
+) -> None:
+    """
+    Run a gateway until SIGTERM or Ctrl-C.
+
+    When it is ready it prints one line with its URL on stdout. After the first signal, requests
+    in flight have 5 seconds to finish; a second one ends it at once.
+    """
+    from headgate.cli.run import run
+
+    with reporting(as_json=as_json):
+        named = _named(project)
+    run(
+        name,
+        projects=projects,
+        named=named,
+        host=host,
+        port=port,
+        data=data,
+        log_level=log_level,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to make it; it need not exist.")],
+    project: Annotated[
+        str | None, typer.Option(help="Name of the project. Default: the folder's name.")
+    ] = None,
+) -> None:
+    """Make a folder with a first project in it; nothing is overwritten."""
+    from headgate.cli.projects import init
+
+    init(folder, project=project)
+
+
+@app.command()
+def check(
+    folder: Annotated[
+        Path | None, typer.Argument(help="The same as --projects.", show_default=False)
+    ] = None,
+    projects: Projects = None,
+    project: Named = None,
+    as_json: Json = False,
+) -> None:
+    """Load projects without a gateway: list their handlers, and every problem with its cure."""
+    from headgate.cli.projects import check
+
+    with reporting(as_json=as_json):
+        if folder is not None and projects is not None:
+            raise ConfigurationError("FOLDER and --projects are the same", cure="Give one of them")
+        named = _named(project)
+    check(folder or projects, named, as_json=as_json)
+
+
+@app.command()
+def request(
+    project: ProjectName,
+    handler: HandlerName,
+    payload: Payload = None,
+    url: Url = DEFAULT_URL,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Default: 60.", show_default=False),
+    ] = None,
+    remote_server: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The gateway of the Gateway Network to ask.")
+    ] = None,
+    host_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The client on this host is meant.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Send a request to a message handler and print its result as JSON.
+
+    Progress goes to stderr. Ctrl-C cancels the request and tells what became of the handler. What
+    JSON has not is shown as text: times in ISO 8601, bytes in Base64. --json prints
+    {"result": …} or {"error": …}.
+    """
+    from headgate.cli import call
+
+    call.request(
+        call.Target(url=url, project=project, handler=handler, as_json=as_json),
+        payload,
+        timeout=timeout,
+        remote_server=remote_server,
+        host_name=host_name,
+    )
+
+
+@app.command()
+def message(
+    project: ProjectName,
+    handler: HandlerName,
+    payload: Payload = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LETTERS",
+            help="To whom: C (clients), G (the gateway), S (web sessions). Default: CGS.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """
+    Send a message to handlers and print the report of its delivery.
+
+    It is fine if anybody got the message. If not, the exit code is that of the first receiver; it
+    is 6 if there is none. --json prints {"delivery": […]}.
+    """
+    from headgate.cli import call
+
+    target = call.Target(url=url, project=project, handler=handler, as_json=as_json)
+    call.message(target, payload, scope=scope)
+
+
+@app.command()
+def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """List the message handlers of a gateway. --json prints {"handlers": […]}."""
+    from headgate.cli import call
+
+    call.handlers(call.Target(url=url, as_json=as_json))
+
+
+def _named(pairs: list[str] | None) -> dict[str, Path]:
+    named = {}
+    for pair in pairs or []:
+        name, separator, path = pair.partition("=")
+        if not (name and separator and path):
+            raise ConfigurationError(f"{pair!r} names no project", cure="Write --project NAME=PATH")
+        named[name] = Path(path)
+    return named

@@ -1,0 +1,174 @@
+"""The commands of a client: request, message and handlers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from headgate.cli.ends import ExitCode, fail, reporting
+from headgate.cli.output import print_document, print_table, print_value, waiting
+from headgate.client import Client, connect
+from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
+from headgate.request import Request
+
+__all__ = ["Target", "handlers", "message", "request"]
+
+FATE_SECONDS = 1.0
+"""Seconds to wait for the word of what became of the handler, after Ctrl-C or a timeout."""
+
+LOOK_SECONDS = 0.2
+"""Seconds between two looks while waiting: on Windows, Ctrl-C does not end a wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Who is called, and how the answer is wanted."""
+
+    url: str
+    project: str = "@gateway"
+    handler: str = "handlers"
+    as_json: bool = False
+
+
+def request(
+    target: Target,
+    payload: str | None,
+    *,
+    timeout: float | None,
+    remote_server: str | None,
+    host_name: str | None,
+) -> None:
+    """Send a request, wait for it and show its result; Ctrl-C cancels it."""
+    over = threading.Event()
+    with reporting(as_json=target.as_json):
+        value = _read_payload(payload)
+        with _connected(target) as client, waiting(f"{target.project}/{target.handler}") as show:
+            with _usage():
+                handle = client.request(
+                    target.project,
+                    target.handler,
+                    value,
+                    timeout=timeout,
+                    remote_server=remote_server,
+                    host_name=host_name,
+                    on_success=lambda _: over.set(),
+                    on_error=lambda _: over.set(),
+                    on_progress=show,
+                )
+            interrupted = _wait(handle, over)
+            fate = _learn_fate(handle)
+    if (error := handle.error()) is not None:
+        code = ExitCode.CANCELLED if interrupted else None
+        fail(error, as_json=target.as_json, fate=fate, code=code)
+    if target.as_json:
+        print_document({"result": handle.result()})
+    else:
+        print_value(handle.result())
+
+
+def message(target: Target, payload: str | None, *, scope: str | None) -> None:
+    """Send a message and show the report of its delivery, one line for each receiver."""
+    with reporting(as_json=target.as_json):
+        value = _read_payload(payload)
+        with _connected(target) as client, _usage():
+            handle = client.message(target.project, target.handler, value, scope=scope)
+            report: list[str] = handle.get()
+    if target.as_json:
+        print_document({"delivery": [_fields(line) for line in report]})
+    else:
+        print("\n".join(report or ["Nobody was addressed."]))
+    raise typer.Exit(_delivered(report))
+
+
+def handlers(target: Target) -> None:
+    """Show the message handlers of a gateway."""
+    with reporting(as_json=target.as_json), _connected(target) as client:
+        found: list[dict[str, Any]] = client.request(target.project, target.handler).get()
+    if target.as_json:
+        print_document({"handlers": found})
+        return
+    rows = [
+        (row["project"], row["handler"], "async" if row["async"] else row["threading"], row["file"])
+        for row in found
+    ]
+    print_table(("project", "handler", "threading", "file"), rows)
+
+
+def _connected(target: Target) -> Client:
+    # What the client logs of a lost connection, the request's own error says too.
+    logging.getLogger("headgate").addHandler(logging.NullHandler())
+    return connect(target.url)
+
+
+@contextmanager
+def _usage() -> Iterator[None]:
+    """Turn what a malformed call raises at once into an error of use."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _read_payload(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            return json.loads(sys.stdin.buffer.read())
+        if text.startswith("@"):
+            return json.loads(Path(text[1:]).read_bytes())
+        return json.loads(text)
+    except OSError as error:
+        problem = f"The payload's file {text[1:]} cannot be read: {error.strerror or error}"
+    except ValueError as error:
+        problem = f"The payload is not JSON: {error}"
+    raise ConfigurationError(problem, cure="""Write it as '{"number": 55}', @FILE or - for stdin""")
+
+
+def _wait(handle: Request, over: threading.Event) -> bool:
+    """Wait until a request is over; True if Ctrl-C ended it."""
+    try:
+        while not over.wait(LOOK_SECONDS):
+            pass
+    except KeyboardInterrupt:
+        return handle.cancel()
+    return False
+
+
+def _learn_fate(handle: Request) -> str:
+    """What became of the handler, where that is a question."""
+    if not isinstance(handle.error(), (CancellationException, RequestTimeout)):
+        return ""
+    try:
+        return handle.wait_fate(FATE_SECONDS)
+    except KeyboardInterrupt:
+        return handle.fate
+
+
+def _fields(line: str) -> dict[str, str]:
+    return dict(field.split("=", 1) for field in line.split(",") if "=" in field)
+
+
+def _delivered(report: list[str]) -> ExitCode:
+    """Fine if anybody got the message, else the code for why the first one did not."""
+    statuses = [_fields(line).get("sendStatus", "") for line in report]
+    if "SENT" in statuses:
+        return ExitCode.FINE
+    return _STATUS.get(statuses[0], ExitCode.NOT_FOUND) if statuses else ExitCode.NOT_FOUND
+
+
+_STATUS = {
+    "NO_HANDLER": ExitCode.NOT_FOUND,
+    "DENIED": ExitCode.DENIED,
+    "UNREACHABLE": ExitCode.UNREACHABLE,
+    "OVERLOADED": ExitCode.OVERLOADED,
+}

@@ -1,0 +1,130 @@
+"""What the command line writes: one JSON document for machines, plain text for people."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import math
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["complain", "jsonable", "print_document", "print_table", "print_value", "waiting"]
+
+LONGEST_INT = 10_000
+"""Bits of a whole number above which Python does not write it in decimal by itself."""
+
+
+def jsonable(value: Any) -> Any:
+    """
+    Return what stands for a value in JSON.
+
+    Tuples and sets become lists, dates and times ISO 8601, a timedelta its seconds, bytes Base64,
+    Decimal, UUID, nan and the infinities strings, and so do the keys of a dict.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return value if value.bit_length() <= LONGEST_INT else hex(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {_key(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((jsonable(item) for item in value), key=str)
+    return _text(value)
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, str):
+        return key
+    plain = jsonable(key)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, (decimal.Decimal, uuid.UUID)):
+        return str(value)
+    return repr(value)
+
+
+def print_document(document: dict[str, Any]) -> None:
+    """Write a JSON document on one line of stdout, at once."""
+    print(json.dumps(jsonable(document), allow_nan=False), flush=True)
+
+
+def print_value(value: Any) -> None:
+    """Write a value to stdout as JSON that is good to read."""
+    text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.console import Console
+    from rich.json import JSON
+
+    Console().print(JSON(text, indent=2, ensure_ascii=False), soft_wrap=True)
+
+
+def print_table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Write a table to stdout; where that is no terminal, nothing is cut to fit."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 1000)
+    table = Table(*names, box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def complain(text: str, *, before: str = "") -> None:
+    """Write an error to stderr, in red on a terminal, after what stands before it."""
+    if not sys.stderr.isatty():
+        print(before + text, file=sys.stderr)
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    console.print(before, style="dim", end="")
+    console.print(text, style="red")
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[Callable[[Any], None]]:
+    """
+    Show on stderr that something is awaited, and for how long; nothing where it is no terminal.
+
+    Yields:
+        A function that shows a progress value.
+    """
+    if not sys.stderr.isatty():
+        yield lambda value: print(_progress(value), file=sys.stderr, flush=True)
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.console import Console
+
+    text = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    with Progress(
+        SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True
+    ) as spinner:
+        spinner.add_task(what, total=None)
+        yield lambda value: spinner.console.print(_progress(value))
+
+
+def _progress(value: Any) -> str:
+    return f"progress: {json.dumps(jsonable(value), ensure_ascii=False)}"

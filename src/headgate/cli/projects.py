@@ -1,0 +1,207 @@
+"""init and check: projects without a gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from headgate.cli.ends import ExitCode, reporting
+from headgate.cli.output import print_document, print_table
+from headgate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from headgate.gateway.project import Problem, Projects
+
+__all__ = ["check", "chosen_projects", "init", "server_parts"]
+
+
+@contextmanager
+def server_parts() -> Iterator[None]:
+    """
+    Import parts of the gateway in this block.
+
+    Raises:
+        ConfigurationError: A package that only `headgate[gateway]` brings is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "headgate":
+            raise
+        raise ConfigurationError(
+            f"This needs the gateway's packages, and {error.name} is not installed",
+            cure='Run: pip install "headgate[gateway]"',
+        ) from None
+
+
+def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> dict[str, Path]:
+    """
+    Return the folders of the projects that the arguments mean.
+
+    Args:
+        folder: Holds projects, or is one. Default: ``projects``, if none is named.
+        named: Further ones by name.
+
+    Raises:
+        ConfigurationError: A folder is missing or is no project, or there is none.
+    """
+    with server_parts():
+        from headgate.gateway.source import find_projects
+    found: dict[str, Path] = {}
+    if folder is not None or not named:
+        folder = folder or Path("projects")
+        found = find_projects(folder) or _single(folder.resolve())
+    for name, path in named.items():
+        found[name] = find_projects(path.resolve().parent, {name: path})[name]
+    return found
+
+
+def check(folder: Path | None, named: Mapping[str, Path], *, as_json: bool) -> None:
+    """Load projects as a gateway would, and list their handlers and what is wrong with them."""
+    with reporting(as_json=as_json):
+        loaded = _load(chosen_projects(folder, named))
+        handlers, problems = _handlers(loaded), loaded.problems
+        loaded.close()
+    if as_json:
+        print_document({"handlers": handlers, "problems": [_fields(p) for p in problems]})
+    else:
+        print_table(("project", "handler", "threading", "file"), [row.values() for row in handlers])
+        _print_problems(problems)
+    raise typer.Exit(ExitCode.HANDLER_ERROR if problems else ExitCode.FINE)
+
+
+def init(folder: Path, *, project: str | None) -> None:
+    """Make a folder with a first project in it; nothing that is there is overwritten."""
+    name = project or folder.resolve().name
+    with reporting():
+        home = folder / "projects" / _checked(name)
+        if home.exists():
+            raise ConfigurationError(
+                "There is a project already", cure="Give another --project", file=str(home)
+            )
+        for path, text in _STARTER.items():
+            _write_new(folder / path.format(name=name), text.replace("NAME", name))
+    print(
+        f"Made {home}. Next:\n"
+        f"  headgate check {folder / 'projects'}\n"
+        f"  headgate run --projects {folder / 'projects'}\n"
+        f'  headgate request {name} hello \'{{"name": "Ada"}}\''
+    )
+
+
+def _single(folder: Path) -> dict[str, Path]:
+    from headgate.gateway.source import find_projects
+
+    try:
+        return {folder.name: find_projects(folder.parent, {folder.name: folder})[folder.name]}
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"There is no project in {folder}",
+            cure="Name the folder that holds a folder for each project; headgate init makes one",
+        ) from None
+
+
+def _load(folders: Mapping[str, Path]) -> Projects:
+    with server_parts():
+        from headgate.gateway import Gateway
+        from headgate.gateway.project import load_projects
+    # Never started: what a script asks of it while it is loaded ends with an error.
+    gateway = Gateway("check", projects=folders)
+    return load_projects(folders, system=lambda name: gateway.scope(name).system)
+
+
+def _handlers(loaded: Projects) -> list[dict[str, str]]:
+    return [
+        {
+            "project": name,
+            "handler": handler.name,
+            "threading": "async" if handler.is_async else handler.settings.threading,
+            "file": str(handler.file),
+        }
+        for name, project in sorted(loaded.items())
+        for _, handler in sorted(project.handlers.items())
+    ]
+
+
+def _fields(problem: Problem) -> dict[str, Any]:
+    import msgspec
+
+    return msgspec.structs.asdict(problem)
+
+
+def _print_problems(problems: list[Problem]) -> None:
+    for problem in problems:
+        subject = f"{problem.project}/{problem.handler}" if problem.handler else problem.project
+        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
+        print(f"\nProblem with {subject}: {problem.what}\n  at   {place}\n  cure {problem.cure}")
+    if not problems:
+        print("\nNo problems.")
+
+
+def _checked(name: str) -> str:
+    if name.startswith(("@", ".", "_")) or not name or {"/", "\\"} & set(name):
+        raise ConfigurationError(
+            f"{name!r} is no name for a project", cure="Give another one with --project"
+        )
+    return name
+
+
+def _write_new(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        print(f"Kept {file}: it was there.")
+
+
+_STARTER = {
+    "README.md": """\
+# The projects of NAME
+
+    headgate check projects                                  # what is there, and what is wrong
+    headgate run --projects projects                         # a gateway; leave it running
+    headgate request NAME hello '{"name": "Ada"}'            # in another terminal
+    headgate handlers
+
+`projects/NAME/messages/hello.py` is the message handler `hello` of the project `NAME`. Each file there is one.
+""",
+    "projects/{name}/project.toml": """\
+title = "NAME"
+
+# The handlers and the library of another project are there too, unless this one has its own:
+# parent = "common"
+
+# false: its handlers cannot be called.
+# enabled = true
+
+# Settings of all handlers.
+[defaults]
+# timeout = 30              # seconds that a call may take at most, whatever its caller allows
+# queue = 10000             # calls that may wait; one more is answered with "overloaded"
+
+# Settings of one handler; they can also stand on its function: @headgate.handler(concurrency=2)
+# [handlers.hello]
+# threading = "Dedicated"   # one thread of its own, strictly in order; else "Shared"
+# concurrency = 2           # calls that run at once
+""",
+    "projects/{name}/messages/hello.py": '''\
+"""Greets whoever is named."""
+
+
+def handleMessage(payload, context):
+    system.util.getLogger("hello").info("asked by %s" % context.caller.user)
+    return {"greeting": greetings.greet(payload.get("name", "world"))}
+''',
+    "projects/{name}/library/greetings.py": '''\
+"""Library code: all scripts of this project see it as `greetings`."""
+
+
+def greet(name):
+    return "Hello, %s!" % name
+''',
+}

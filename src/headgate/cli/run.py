@@ -1,0 +1,109 @@
+"""A gateway as a process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from headgate.cli.ends import reporting
+from headgate.cli.output import print_document
+from headgate.cli.projects import chosen_projects, server_parts
+
+if TYPE_CHECKING:
+    from headgate.gateway import Gateway
+
+__all__ = ["run"]
+
+GRACE_SECONDS = 5.0
+"""Seconds that requests in flight have to finish after the first signal."""
+
+CHATTY = ("alembic", "asyncio", "sqlalchemy", "websockets")
+"""Loggers of others, of which only warnings are shown."""
+
+
+def run(
+    name: str,
+    *,
+    projects: Path | None,
+    named: Mapping[str, Path],
+    host: str,
+    port: int,
+    data: Path | None,
+    log_level: str,
+    as_json: bool,
+) -> None:
+    """
+    Run a gateway until SIGTERM or SIGINT.
+
+    After the first signal requests in flight may finish; a second one ends the process at once.
+    """
+    with reporting(as_json=as_json):
+        with server_parts():
+            from headgate.gateway import Gateway
+
+            log_to_stderr(log_level, as_json=as_json)
+        stop = _stop_on_signals()
+        folders = chosen_projects(projects, named)
+        gateway = Gateway(name, projects=folders, host=host, port=port, data=data)
+        gateway.start()
+    try:
+        _announce(gateway, as_json=as_json)
+        # Not without an end: on Windows a signal is seen only between two waits.
+        while not stop.wait(0.5):
+            pass
+    finally:
+        gateway.stop(GRACE_SECONDS)
+
+
+def log_to_stderr(level: str, *, as_json: bool = False) -> None:
+    """Write the log to stderr: for people, or one JSON document a line."""
+    import structlog
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=as_json),
+    ]
+    renderer: Callable[..., str | bytes] = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    last = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    last += [structlog.processors.format_exc_info] if as_json else []
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[*last, renderer])
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for chatty in CHATTY:
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, take)
+    signal.signal(signal.SIGINT, take)
+    return stop
+
+
+def _announce(gateway: Gateway, *, as_json: bool) -> None:
+    """Say on stdout, in one line, that the gateway is ready; whoever started it waits for that."""
+    if as_json:
+        fields = {"name": gateway.name, "url": gateway.url, "pid": os.getpid()}
+        print_document({**fields, "data": str(gateway.data), "problems": len(gateway.problems)})
+    else:
+        print(f"The gateway {gateway.name!r} is ready: {gateway.url}", flush=True)

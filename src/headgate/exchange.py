@@ -1,0 +1,78 @@
+"""
+Handles and a session together: calls go out, answers end handles, and a lost session ends them all.
+
+It is pure, as the session is, so that every order of events can be played through in a test.
+"""
+
+from __future__ import annotations
+
+from headgate.errors import ConnectionLost, Overloaded, RequestError
+from headgate.outcome import Failure, Success
+from headgate.request import Request
+from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
+from headgate.wire.session import Event, Session
+
+__all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
+
+
+def send(session: Session, request: Request, frame: Call | Cast) -> None:
+    """Send a request whose handle nobody has yet; it ends at once if the credit is used up."""
+    request.number(session.id, session.next_number)
+    try:
+        session.call(request, frame)
+    except Overloaded as error:
+        request.end(Failure(error))
+
+
+def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
+    """Send a request whose handle is out already, unless it is over."""
+    if request.hand_over(session.id, session.next_number):
+        try:
+            session.call(request, frame)
+        except Overloaded as error:
+            request.end(Failure(error))
+
+
+def cancel(session: Session, request: Request, now: float) -> None:
+    """Tell the other side that a request is cancelled, if it was sent in this session."""
+    if request.session == session.id:
+        session.cancel(request.sequence, now)
+
+
+def take(events: list[Event]) -> None:
+    """Bring what the session received to the handles."""
+    for frame, request, _ in events:
+        if type(frame) is Result:
+            request.end(Success(frame.payload))
+        elif isinstance(frame, Fault):
+            request.end(Failure(_error(frame, request)))
+        elif isinstance(frame, Started):
+            request.note_started()
+        elif isinstance(frame, Progress):
+            request.note_progress(frame.payload)
+        elif isinstance(frame, FateFrame):
+            request.note_fate(frame.fate)
+
+
+def lose(session: Session, text: str) -> None:
+    """End every request of a session that is over."""
+    calls, _ = session.close()
+    for number, request in calls:
+        # A call that was never handed to the transport certainly did not start.
+        started = None if session.was_handed_over(number) else False
+        request.end(Failure(ConnectionLost(text, started=started)))
+
+
+def overdue_text(request: Request) -> str:
+    """Return the text of a timeout."""
+    return f"{request.project}/{request.handler} gave no result before the request's deadline"
+
+
+def _error(fault: Fault, request: Request) -> RequestError:
+    return RequestError.from_wire(
+        fault.code,
+        fault.message or overdue_text(request),
+        fault.details,
+        started=fault.started,
+        request_id=request.request_id,
+    )
