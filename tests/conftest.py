@@ -1,10 +1,18 @@
-"""What all tests share: a home of their own, so that none touches the user's data."""
+"""What all tests share: a home of their own, and a rig of gateways and clients."""
 
 from __future__ import annotations
 
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
 import pytest
+
+import headgate
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +21,96 @@ def headgate_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "headgate-home"
     monkeypatch.setenv("HEADGATE_HOME", str(home))
     return home
+
+
+class Rig:
+    """
+    The gateways and clients of one test.
+
+    Each gateway's globals hold ``go``, an event that is set when the test is over, and ``running``,
+    a queue: `HOLD` puts its payload there when it begins, then waits for ``go``.
+    """
+
+    ECHO = "def handleMessage(payload):\n    return payload\n"
+
+    HOLD = """
+        def handleMessage(payload, context):
+            system.util.globals["running"].put(payload)
+            system.util.globals["go"].wait(20)
+            return payload
+        """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._gateways: list[headgate.Gateway] = []
+        self._clients: list[headgate.Client] = []
+
+    def projects(self, scripts: dict[str, str], name: str = "hub") -> Path:
+        """Write scripts, by project/handler or by path with ending, and return their folder."""
+        folder = self.folder / name / "projects"
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, text in scripts.items():
+            project, _, handler = place.partition("/")
+            script = handler.endswith((".py", ".toml"))
+            file = folder / (place if script else f"{project}/messages/{handler}.py")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(dedent(text), encoding="utf-8")
+        return folder
+
+    def gateway(
+        self, scripts: dict[str, str], name: str = "hub", **options: Any
+    ) -> headgate.Gateway:
+        """Start a gateway with these scripts."""
+        options = {"port": 0, "data": self.folder / name / "data", **options}
+        gateway = headgate.Gateway(name, projects=self.projects(scripts, name), **options)
+        gateway.globals.update(go=threading.Event(), running=queue.Queue())
+        self._gateways.append(gateway)
+        return gateway.start()
+
+    def client(self, gateway: headgate.Gateway, **options: Any) -> headgate.Client:
+        """Connect a client."""
+        client = headgate.connect(gateway.url, **options)
+        self._clients.append(client)
+        return client
+
+    @staticmethod
+    def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+        """Wait until a condition holds, and return it; for what nobody announces."""
+        end = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < end, "It did not come to pass"
+            time.sleep(0.002)
+        return value
+
+    @classmethod
+    def settle(cls, owner: headgate.Gateway | headgate.Client) -> None:
+        """Wait until every table is empty, but for the list of sessions."""
+
+        def left() -> dict[str, int]:
+            return {name: n for name, n in owner.stats().items() if n and name != "sessions"}
+
+        end = time.monotonic() + 10
+        while left() and time.monotonic() < end:
+            time.sleep(0.002)
+        assert left() == {}, f"left in the tables of {owner}"
+
+    def end(self) -> None:
+        """Let everything come to its end; fail if something is left in a table."""
+        try:
+            for gateway in self._gateways:
+                gateway.globals["go"].set()
+            for owner in (*self._clients, *self._gateways):
+                self.settle(owner)
+        finally:
+            for client in self._clients:
+                client.close()
+            for gateway in self._gateways:
+                gateway.stop(0.1)
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """Gateways and clients; at the end of the test nothing may be left in any of their tables."""
+    rig = Rig(tmp_path)
+    yield rig
+    rig.end()

@@ -6,7 +6,14 @@ It is pure, as the session is, so that every order of events can be played throu
 
 from __future__ import annotations
 
-from headgate.errors import ConnectionLost, Overloaded, RequestError
+from headgate.errors import (
+    ConnectionLost,
+    GatewayUnreachable,
+    LocalProtocolError,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+)
 from headgate.outcome import Failure, Success
 from headgate.request import Request
 from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
@@ -17,11 +24,10 @@ __all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
 
 def send(session: Session, request: Request, frame: Call | Cast) -> None:
     """Send a request whose handle nobody has yet; it ends at once if the credit is used up."""
-    request.number(session.id, session.next_number)
     try:
-        session.call(request, frame)
-    except Overloaded as error:
-        request.end(Failure(error))
+        request.number(session.id, session.call(request, frame))
+    except (Overloaded, LocalProtocolError) as error:
+        request.end(Failure(_refusal(error)))
 
 
 def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
@@ -29,8 +35,10 @@ def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
     if request.hand_over(session.id, session.next_number):
         try:
             session.call(request, frame)
-        except Overloaded as error:
-            request.end(Failure(error))
+        except (Overloaded, LocalProtocolError) as error:
+            # The next call gets the number: a late cancellation of this one must not stop that.
+            request.number("", 0)
+            request.end(Failure(_refusal(error)))
 
 
 def cancel(session: Session, request: Request, now: float) -> None:
@@ -68,10 +76,17 @@ def overdue_text(request: Request) -> str:
     return f"{request.project}/{request.handler} gave no result before the request's deadline"
 
 
+def _refusal(error: Overloaded | LocalProtocolError) -> RequestError:
+    if isinstance(error, Overloaded):
+        return error
+    return GatewayUnreachable("Not sent: the connection is being closed", started=False)
+
+
 def _error(fault: Fault, request: Request) -> RequestError:
+    late = fault.code == RequestTimeout.code
     return RequestError.from_wire(
         fault.code,
-        fault.message or overdue_text(request),
+        fault.message or (overdue_text(request) if late else ""),
         fault.details,
         started=fault.started,
         request_id=request.request_id,

@@ -14,7 +14,6 @@ import threading
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -29,6 +28,9 @@ logger = logging.getLogger("headgate.request")
 
 Callback = Callable[[Any], Any]
 """A function of one argument: the result, the error or the progress value."""
+
+Waiter = Callable[[], None] | asyncio.Future[None]
+"""Whoever waits for the end: a thread's wake-up, or a coroutine's future."""
 
 FINAL_FATES = frozenset({Fate.NOT_STARTED, Fate.STOPPED, Fate.FINISHED})
 
@@ -101,7 +103,7 @@ class Request(msgspec.Struct, eq=False):
     _encoded: bool = True
     _started: bool | None = False
     _fate: str = ""
-    _waiters: list[Callable[[], None]] | None = None
+    _waiters: list[Waiter] | None = None
     _long_id: int = 0
 
     # --- the manual's methods --------------------------------------------------------------------
@@ -259,7 +261,7 @@ class Request(msgspec.Struct, eq=False):
             RuntimeError: It is not over.
         """
         outcome = self._settle()
-        if isinstance(outcome, Success):
+        if type(outcome) is Success:
             return outcome.value
         raise outcome.error.with_traceback(None)
 
@@ -292,6 +294,7 @@ class Request(msgspec.Struct, eq=False):
             end = time.monotonic() + timeout
             while self._add_waiter(latch.set, until_fate=True):
                 if not latch.wait(max(0.0, end - time.monotonic())):
+                    self._remove_waiter(latch.set)
                     break
                 latch.clear()
         return self.fate
@@ -300,7 +303,7 @@ class Request(msgspec.Struct, eq=False):
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
-            if self._add_waiter(partial(_wake, loop, future)):
+            if self._add_waiter(future):
                 try:
                     yield from future
                 except asyncio.CancelledError:
@@ -339,8 +342,7 @@ class Request(msgspec.Struct, eq=False):
                 self._fix_started(outcome.error)  # type: ignore[union-attr]
             waiters, self._waiters = self._waiters, None
         if waiters is not None:
-            for wake in waiters:
-                wake()
+            _wake(waiters)
         if self._success_slot is not None or self._error_slot is not None:
             self._requester.invoke(self._fire)
         return True
@@ -387,14 +389,17 @@ class Request(msgspec.Struct, eq=False):
             if self._fate in FINAL_FATES:
                 return
             self._fate = fate
+            if self._outcome is None:
+                return  # whoever waits, waits for the end
             waiters, self._waiters = self._waiters, None
-        for wake in waiters or ():
-            wake()
+        if waiters is not None:
+            _wake(waiters)
 
     # --- inside ----------------------------------------------------------------------------------
 
     def _fix_started(self, error: RequestError) -> None:
-        if error.started is None:
+        # Once the handler was seen to run, no error can say that it did not.
+        if error.started is None or self._started:
             error.started = self._started
         self._started = error.started
         if not error.request_id:
@@ -406,34 +411,40 @@ class Request(msgspec.Struct, eq=False):
         if outcome is None:
             raise RuntimeError(f"{self!r} is not over yet")
         if self._encoded:
-            decoded = self._decoded(outcome)
+            if type(outcome) is Success:
+                outcome = self._decoded(outcome)
             with _lock:
                 # Of two threads that decoded at once, the first one's value is everybody's.
                 if self._encoded:
-                    self._outcome = decoded
+                    self._outcome = outcome
                     self._encoded = False
-                return self._outcome
+                else:
+                    outcome = self._outcome
         return outcome
 
-    def _decoded(self, outcome: Outcome) -> Outcome:
-        if type(outcome) is not Success:
-            return outcome
+    def _decoded(self, outcome: Success) -> Outcome:
         try:
             return Success(self._requester.decode(outcome.value))
         except RequestError as error:
             error.started, error.request_id = True, self.request_id
+            self._fate = Fate.FINISHED
             return Failure(error)
 
-    def _add_waiter(self, wake: Callable[[], None], *, until_fate: bool = False) -> bool:
-        """Register a function to call at the end; False if there is nothing to wait for."""
+    def _add_waiter(self, waiter: Waiter, *, until_fate: bool = False) -> bool:
+        """Register whom to wake at the end; False if there is nothing to wait for."""
         with _lock:
             over = self._outcome is not None
             if over and (not until_fate or self.fate in FINAL_FATES):
                 return False
             if self._waiters is None:
                 self._waiters = []
-            self._waiters.append(wake)
+            self._waiters.append(waiter)
             return True
+
+    def _remove_waiter(self, waiter: Waiter) -> None:
+        with _lock:
+            if self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def _wait(self, what: str, instead: str) -> None:
         if self._outcome is not None:
@@ -481,16 +492,19 @@ class Request(msgspec.Struct, eq=False):
             logger.exception("A callback of the request to %s failed", self)
 
 
-def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    """Wake a coroutine that awaits a request, on its own loop."""
-    if _get_running_loop() is loop:
-        _set(future)
-        return
-    try:
-        loop.call_soon_threadsafe(_set, future)
-    except RuntimeError:
-        # The loop was closed while the coroutine waited: nobody is left to be woken.
-        logger.debug("The event loop that awaited a request is closed")
+def _wake(waiters: list[Waiter]) -> None:
+    """Wake threads, and coroutines on their own loops."""
+    for waiter in waiters:
+        if not isinstance(waiter, asyncio.Future):
+            waiter()
+        elif (loop := waiter.get_loop()) is _get_running_loop():
+            _set(waiter)
+        else:
+            try:
+                loop.call_soon_threadsafe(_set, waiter)
+            except RuntimeError:
+                # The loop was closed while the coroutine waited: nobody is left to be woken.
+                logger.debug("The event loop that awaited a request is closed")
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -230,9 +230,8 @@ class Scope(ABC):
         names: list[str] = self.request(GATEWAY_PROJECT, "remote_servers").get()
         return names
 
-    def decode(self, data: bytes) -> Any:
-        """Turn an encoded result into a value; raises PayloadError."""
-        return decode(data)
+    decode = staticmethod(decode)
+    """Turn an encoded result into a value; raises PayloadError."""
 
     @abstractmethod
     def invoke(self, function: Callable[[], None]) -> None:

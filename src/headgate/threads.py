@@ -65,11 +65,25 @@ class Mailbox(Generic[Item]):
             False if the loop is closed, so that nothing will take it.
         """
         self._items.append(item)
+        return self._waking or self.wake()
+
+    def put(self, item: Item) -> None:
+        """Leave an item without waking the loop; `wake`, or a `drain` on the loop, must follow."""
+        self._items.append(item)
+
+    def wake(self) -> bool:
+        """
+        Wake the loop for what was put.
+
+        Returns:
+            False if the loop is closed, so that nothing will be taken.
+        """
         if not self._waking:
             self._waking = True
             try:
                 self._loop.call_soon_threadsafe(self.drain)
             except RuntimeError:
+                self._waking = False
                 return False
         return True
 
@@ -85,7 +99,10 @@ class Mailbox(Generic[Item]):
         self._waking = False
         items, take = self._items, self._take
         for _ in range(len(items)):
-            take(items.popleft())
+            try:
+                take(items.popleft())
+            except Exception:
+                logger.exception("Something that was handed to the event loop failed")
         if self._after is not None:
             self._after()
 
@@ -167,9 +184,11 @@ class CallbackThread:
 
         A callback that blocks for longer than `timeout` seconds is left behind.
         """
-        self._closed = True
-        thread = self._thread
-        self._work.put(None)
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+            if thread is not None:
+                self._work.put(None)
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
@@ -188,9 +207,11 @@ class CallbackThread:
     def _ended(self) -> bool:
         """End the thread if nothing is left; what comes after the close starts another one."""
         with self._lock:
+            # The thread is gone before the look: what comes after it starts another one.
+            thread, self._thread = self._thread, None
             if self._work.empty():
-                self._thread = None
                 return True
+            self._thread = thread
             return False
 
     def _call(self, function: Callable[[], None]) -> None:

@@ -11,37 +11,43 @@ import pytest
 
 import headgate
 
-Plant = Callable[..., headgate.Gateway]
-"""Takes the scripts of the project ACME by the handlers' names; returns the gateway, started."""
-
-ECHO = "def handleMessage(payload):\n    return payload"
-
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Plant]:
-    """Start gateways whose project ACME has the given handlers."""
+def plant(tmp_path: Path) -> Iterator[Callable[..., headgate.Gateway]]:
+    """Give a function that starts a gateway whose project ACME has the handlers given by name."""
     with ExitStack() as stack:
 
-        def start(*, project: str = "ACME", name: str = "hub", **handlers: str) -> headgate.Gateway:
-            projects = tmp_path / f"{name}-projects"
-            messages = projects / project / "messages"
+        def start(name: str = "hub", /, **handlers: str) -> headgate.Gateway:
+            messages = tmp_path / name / "projects" / "ACME" / "messages"
             messages.mkdir(parents=True)
             for handler, source in handlers.items():
                 (messages / f"{handler}.py").write_text(dedent(source), "utf-8")
-            gateway = headgate.Gateway(name, projects=projects, port=0, data=tmp_path / name)
-            return stack.enter_context(gateway)
+            projects, data = tmp_path / name / "projects", tmp_path / name / "data"
+            gateway = headgate.Gateway(name, projects=projects, port=0, data=data)
+            stack.enter_context(gateway)
+            assert gateway.problems == []
+            return gateway
 
         yield start
 
 
 @pytest.fixture
-def hub(plant: Plant) -> headgate.Gateway:
-    """A gateway with the handlers echo and fail."""
-    return plant(echo=ECHO, fail="def handleMessage(payload):\n    raise KeyError('valve')")
+def hub(plant: Callable[..., headgate.Gateway]) -> headgate.Gateway:
+    """A gateway with some handlers."""
+    return plant(
+        echo="def handleMessage(payload):\n    return payload",
+        fail="def handleMessage(payload):\n    raise KeyError('valve')",
+        slow="import time\ndef handleMessage(payload):\n    time.sleep(0.4)",
+        count="""
+            def handleMessage(payload):
+                system.util.globals["count"] = system.util.globals.get("count", 0) + 1
+                return system.util.globals["count"]
+            """,
+    )
 
 
 @pytest.fixture
 def client(hub: headgate.Gateway) -> Iterator[headgate.Client]:
-    """A client of that gateway, of the project ACME."""
-    with headgate.connect(hub.url, project="ACME") as client:
+    """A client of that gateway, of the project panels."""
+    with headgate.connect(hub.url, project="panels") as client:
         yield client

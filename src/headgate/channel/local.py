@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from ipaddress import ip_address
 from pathlib import Path
 
 import platformdirs
@@ -46,7 +47,12 @@ def data_folder(gateway: str) -> Path:
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine's loopback."""
-    return host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # a name such as 127.example.org leads anywhere
 
 
 def read_or_make_token(data: Path) -> bytes:
@@ -108,4 +114,14 @@ def _read_private(file: Path) -> bytes:
                 cure="Delete the file and start the gateway again: it makes a new one",
                 file=str(file),
             )
-    return bytes.fromhex(file.read_text("ascii"))
+    try:
+        token = bytes.fromhex(file.read_text("ascii"))
+    except ValueError:
+        token = b""
+    if len(token) != TOKEN_BYTES:
+        raise ConfigurationError(
+            "The owner's local token is damaged",
+            cure="Delete the file and start the gateway again: it makes a new one",
+            file=str(file),
+        )
+    return token

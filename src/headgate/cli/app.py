@@ -15,12 +15,11 @@ __all__ = ["app"]
 
 EPILOG = "\n\n".join(
     [
-        "Exit codes:",
-        *(f"{code:>4}  {meaning}" for code, meaning in EXIT_CODES.items()),
+        "\n".join(["Exit codes", *(f"{code:>4}  {text}" for code, text in EXIT_CODES.items())]),
         "With --json, stdout is one JSON document, an object. An error that ends the command is "
         'one too: {"error": {"code", "type", "message", "started", "fate", …}}, with the same exit '
         "code; only what is wrong with the arguments themselves is text on stderr.",
-        "Environment: HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
+        "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
     ]
 )
 
@@ -228,7 +227,11 @@ def message(
 
 @app.command()
 def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """List the message handlers of a gateway. --json prints {"handlers": […]}."""
+    """
+    List the message handlers of a gateway.
+
+    --json prints {"handlers": […]}.
+    """
     from headgate.cli import call
 
     call.handlers(call.Target(url=url, as_json=as_json))

@@ -114,8 +114,8 @@ def waiting(what: str) -> Iterator[Callable[[Any], None]]:
     if not sys.stderr.isatty():
         yield lambda value: print(_progress(value), file=sys.stderr, flush=True)
         return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     text = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

@@ -168,7 +168,8 @@ _STARTER = {
     headgate request NAME hello '{"name": "Ada"}'            # in another terminal
     headgate handlers
 
-`projects/NAME/messages/hello.py` is the message handler `hello` of the project `NAME`. Each file there is one.
+`projects/NAME/messages/hello.py` is the message handler `hello` of the project `NAME`; each file
+there is one.
 """,
     "projects/{name}/project.toml": """\
 title = "NAME"

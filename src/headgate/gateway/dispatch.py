@@ -182,6 +182,8 @@ class Dispatch:
 
         The gateway itself is selected by the letter ``G``.
         """
+        # A message is no child of the handler that sends it: it is over before the handler goes on.
+        invocation.parent = None
         self._requests.add(invocation)
         report = [self._to_gateway(invocation)] if "G" in scope else []
         self._requests.end(invocation, Success(encode(report)))

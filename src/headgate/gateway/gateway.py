@@ -294,9 +294,9 @@ class Gateway:
         for name, project in self._projects.items():
             runtime = ThreadRuntime(
                 name,
-                post=self._finished.post,
+                ends=self._finished,
+                loop=self._loop,
                 on_wait=self._handler_waits,
-                later=self._loop.call_later,
             )
             self._hosted[name] = Hosted(project, runtime)
         for problem in self._projects.problems:

@@ -55,18 +55,21 @@ class ClientSession:
     def received(self, channel: Channel, events: list[Event]) -> None:
         """Act on what the client sent."""
         longest = monotonic() + MAX_TIMEOUT
-        dispatch = self._switchboard.dispatch
+        dispatch, serving = self._switchboard.dispatch, self._session.serving
         for frame, subject, deadline in events:
             if type(frame) is Call:
-                dispatch(self._invocation(frame, min(deadline, longest)))
+                invocation = self._invocation(frame, deadline if deadline < longest else longest)
+                serving[frame.id] = invocation
+                dispatch(invocation)
             elif isinstance(frame, Cast):
                 invocation = self._invocation(frame, min(deadline, longest))
+                serving[frame.id] = invocation
                 self._switchboard.deliver(invocation, frame.scope, frame.filters)
             elif isinstance(frame, Cancel):
                 error = CancellationException("The caller cancelled the request")
                 self._switchboard.stop_invocation(subject, error)
 
-    def _invocation(self, frame: Any, deadline: float) -> Invocation:
+    def _invocation(self, frame: Call | Cast, deadline: float) -> Invocation:
         invocation = Invocation(
             self.caller,
             frame.project,
@@ -81,7 +84,6 @@ class ClientSession:
         if frame.extensions:
             invocation.remote_server = str(frame.extensions.get("remote", ""))
             invocation.host_name = str(frame.extensions.get("host", ""))
-        self._session.serving[frame.id] = invocation
         return invocation
 
     def lost(self, channel: Channel, reason: str) -> None:

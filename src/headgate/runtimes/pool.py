@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation, current_invocation
+from headgate.outcome import Outcome
 from headgate.request import Request
+from headgate.threads import Mailbox
 
 if TYPE_CHECKING:
-    from headgate.runtimes.thread import Gate
+    from headgate.runtimes.thread import Finished, Gate
 
 __all__ = ["Pool", "Worker"]
 
@@ -23,7 +25,7 @@ PATROL_SECONDS = 0.001
 SLOW_SECONDS = 0.0005
 """Seconds from which on a handler is worth another thread for what waits behind it."""
 
-Work = Callable[[Invocation, "Gate"], None]
+Work = Callable[[Invocation, "Gate"], Outcome]
 
 
 class Worker(threading.Thread):
@@ -51,16 +53,18 @@ class Pool:
     whether it began.
 
     Waking a thread costs more than a short handler does, so while a thread is busy nobody else is
-    woken for what it may do in passing. Another one is woken when the queue has not moved for
-    `PATROL_SECONDS`, or at once while handlers have lately been slow.
+    woken for what it may do in passing, and the event loop is woken once for all that it did.
+    When the queue has not moved for `PATROL_SECONDS` another thread is woken, and the event loop
+    takes what was done; while handlers have lately been slow both happen at once.
 
     Args:
         name: Name of the threads.
         size: Threads that run handlers at once.
         most: Threads there are at most, with those that wait for a request of their handler.
         work: Runs an invocation.
+        ends: Takes the outcomes to the event loop.
+        loop: The event loop.
         on_wait: Told that a handler now waits for a request of its own.
-        later: Runs a function on the event loop after a number of seconds.
     """
 
     def __init__(
@@ -70,15 +74,18 @@ class Pool:
         size: int,
         most: int,
         work: Work,
+        ends: Mailbox[Finished],
+        loop: asyncio.AbstractEventLoop,
         on_wait: Callable[[], None],
-        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._name = name
         self._size = size
         self._most = max(size, most)
         self._execute = work
         self._on_wait = on_wait
-        self._later = later
+        self._ends = ends
+        self._loop = loop
+        self._looking = False
         self._patrolling = False
         self._taken = 0
         self._slow = False
@@ -96,24 +103,30 @@ class Pool:
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
         self._queue[invocation] = gate
-        if not self._waking and not self._is_busy:
-            self._wake()
-        elif not self._patrolling:
-            self._patrolling = True
-            self._later(PATROL_SECONDS, partial(self._patrol, self._taken))
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._look)
 
-    @property
-    def _is_busy(self) -> bool:
-        """Whether a thread is awake that will look at the queue when its handler returns."""
-        return len(self._workers) > len(self._idle) + self._waiting
+    def _look(self) -> None:
+        """At the end of a turn of the event loop, see that somebody takes what was queued."""
+        self._looking = False
+        # A thread that is awake looks at the queue when its handler returns.
+        if not self._waking and len(self._workers) <= len(self._idle) + self._waiting:
+            self._wake()
+            if len(self._queue) <= 1:
+                return
+        if not self._patrolling:
+            self._patrolling = True
+            self._loop.call_later(PATROL_SECONDS, self._patrol, self._taken)
 
     def _patrol(self, taken: int) -> None:
         """Wake one more thread if none has taken anything since the last look."""
+        self._ends.drain()
         self._patrolling = bool(self._queue)
         if self._patrolling:
             if self._taken == taken and not self._waking:
                 self._wake()
-            self._later(PATROL_SECONDS, partial(self._patrol, self._taken))
+            self._loop.call_later(PATROL_SECONDS, self._patrol, self._taken)
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if a thread has taken it."""
@@ -176,7 +189,7 @@ class Pool:
 
     def work(self, worker: Worker) -> None:
         """Run invocations on this thread."""
-        queue, execute = self._queue, self._execute
+        queue, execute, ends = self._queue, self._execute, self._ends
         self._waking = False
         while True:
             try:
@@ -190,9 +203,11 @@ class Pool:
             invocation.slot = self
             if self._slow and queue and not self._waking:
                 self._wake()
-            execute(invocation, gate)
+            ends.put((invocation, gate, execute(invocation, gate)))
             self._slow = monotonic() - invocation.started_at > SLOW_SECONDS
             worker.invocation = None
+            if self._slow or not queue:
+                ends.wake()
 
     def _sleep(self, worker: Worker) -> bool:
         """Wait for work; False if the thread is to end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
@@ -13,6 +14,7 @@ from headgate.outcome import Failure, Outcome
 from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.pool import Pool
 from headgate.runtimes.tasks import TaskLoop
+from headgate.threads import Mailbox
 from headgate.wire.codec import encode
 
 __all__ = ["Finished", "Gate", "ThreadRuntime"]
@@ -157,23 +159,23 @@ class ThreadRuntime:
 
     Args:
         project: Name of the project, for the threads' names.
-        post: Brings ends and progress to the gateway's event loop; callable from any thread.
+        ends: Brings ends and progress to the gateway's event loop.
+        loop: The gateway's event loop.
         on_wait: Told, on a handler's thread, that it now waits and others may depend on it.
-        later: Runs a function on the gateway's event loop after a number of seconds.
     """
 
     def __init__(
         self,
         project: str,
         *,
-        post: Callable[[Finished], Any],
+        ends: Mailbox[Finished],
+        loop: asyncio.AbstractEventLoop,
         on_wait: Callable[[], None],
-        later: Callable[[float, Callable[[], None]], object],
     ) -> None:
         self._project = project
-        self._post = post
+        self._ends = ends
+        self._loop = loop
         self._tell_wait = on_wait
-        self._later = later
         self._gates: list[Gate] = []
         self._hung: set[Invocation] = set()
         self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
@@ -228,26 +230,24 @@ class ThreadRuntime:
             size=size,
             most=most,
             work=self._work,
+            ends=self._ends,
+            loop=self._loop,
             on_wait=self._on_wait,
-            later=self._later,
         )
 
     # --- on a handler's thread -------------------------------------------------------------------
 
-    def _work(self, invocation: Invocation, gate: Gate) -> None:
-        outcome = _begin(invocation)
-        if outcome is None:
-            outcome = execute(invocation, gate.handler, self._report)
-        self._post((invocation, gate, outcome))
+    def _work(self, invocation: Invocation, gate: Gate) -> Outcome:
+        return _begin(invocation) or execute(invocation, gate.handler, self._report)
 
     def _done(self, invocation: Invocation, gate: Gate, outcome: Outcome) -> None:
-        self._post((invocation, gate, outcome))
+        self._ends.post((invocation, gate, outcome))
 
     def _report(self, invocation: Invocation, value: Any) -> None:
         data = encode(value, root="progress")
         waiting, invocation.reported = invocation.reported, data
         if waiting is None and isinstance(invocation.place, Gate):
-            self._post((invocation, invocation.place, None))
+            self._ends.post((invocation, invocation.place, None))
 
     def _on_wait(self) -> None:
         pools = (self._pool, *self._dedicated)

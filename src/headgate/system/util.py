@@ -166,19 +166,16 @@ class Util(Namespace):
         refuse_on_event_loop("sendMessage()", "await asyncio.to_thread(system.util.sendMessage, …)")
         if remoteServers:
             _refuse_remote_servers()
-        filters = {
-            "clientSessionId": clientSessionId,
-            "user": user,
-            "hasRole": hasRole,
-            "hostName": hostName,
+        sessions = {
+            "clientSessionId": clientSessionId or "",
+            "user": user or "",
+            "hasRole": hasRole or "",
+            "hostName": hostName or "",
         }
-        report: list[str] = self._scope.message(
-            project,
-            messageHandler,
-            _dictionary(payload),
-            scope=scope,
-            filters={name: value for name, value in filters.items() if value},
-        ).get()
+        sent = self._scope.message(
+            project, messageHandler, _dictionary(payload), scope=scope, filters=sessions
+        )
+        report: list[str] = sent.get()
         return report
 
     # --- what a script belongs to ----------------------------------------------------------------

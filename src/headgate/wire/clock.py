@@ -20,11 +20,12 @@ class TransitClock:
     message shows above that is time that it spent in buffers.
     """
 
-    __slots__ = ("_best", "_half_trip", "_lately", "_window_end")
+    __slots__ = ("_best", "_fastest", "_half_trip", "_lately", "_window_end")
 
     def __init__(self) -> None:
         self._best = math.inf
         self._lately = math.inf
+        self._fastest = math.inf
         self._half_trip = 0.0
         self._window_end = -math.inf
 
@@ -52,5 +53,5 @@ class TransitClock:
     def round_trip(self, seconds: float) -> None:
         """Note a measured round trip; the fastest one counts."""
         half = max(0.0, seconds / 2)
-        if not self._half_trip or half < self._half_trip:
-            self._half_trip = half
+        if half < self._fastest:
+            self._fastest = self._half_trip = half

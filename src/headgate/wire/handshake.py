@@ -133,9 +133,12 @@ class ClientHandshake:
         if isinstance(frame, Refuse):
             raise RequestError.from_wire(frame.code, frame.message, started=False)
         if isinstance(frame, Challenge) and not self._challenged:
+            answer = self._answer(frame)
             self._challenged = True
-            return self._answer(frame)
+            return answer
         if isinstance(frame, Welcome) and self._challenged:
+            if frame.version != VERSION:
+                raise RemoteProtocolError(f"The gateway speaks version {frame.version} unasked")
             self.welcome = frame
             credit = Credit(in_flight=frame.in_flight, unsent=frame.unsent)
             return Session(now=now, id=frame.session, credit=credit)

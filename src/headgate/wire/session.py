@@ -100,6 +100,9 @@ class Credit(msgspec.Struct, frozen=True):
     """Payload bytes that wait to be sent."""
 
 
+FULL_CREDIT = Credit()
+
+
 class Outstanding(Protocol):
     """What a caller hands to `Session.call`: it comes back with the answer."""
 
@@ -131,8 +134,8 @@ class Session:
         *,
         now: float,
         id: str = "",
-        credit: Credit = Credit(),
-        serves: Credit = Credit(),
+        credit: Credit = FULL_CREDIT,
+        serves: Credit = FULL_CREDIT,
         connecting: bool = True,
     ) -> None:
         self.id = id
@@ -158,6 +161,7 @@ class Session:
         self._ping_after = PING_AFTER if connecting else PING_AFTER * 1.5
         self._pinged = False
         self._last_arrival: tuple[float, float] = (0.0, 0.0)
+        self._withdrawn: set[int] = set()
         self._receivers = {
             Result: self._answered,
             Fault: self._answered,
@@ -179,13 +183,16 @@ class Session:
         """The number that the next call will have."""
         return self._last_call + 1
 
-    def call(self, outstanding: Outstanding, call: Call | Cast) -> None:
+    def call(self, outstanding: Outstanding, call: Call | Cast) -> int:
         """
         Queue a call; its answer comes with an event whose subject is `outstanding`.
 
         Args:
             outstanding: The handle, with its deadline on this side's clock.
             call: The frame; `id` and `deadline` are set here.
+
+        Returns:
+            The call's number.
 
         Raises:
             Overloaded: The credit is used up; the call was not queued.
@@ -206,6 +213,7 @@ class Session:
             deadlines.add(deadline)
         self._unsent = unsent
         self._calls_out.append(call)
+        return number
 
     def _require_credit(self, unsent: int) -> None:
         credit = self._credit
@@ -298,6 +306,8 @@ class Session:
             return []
         batch = decode_batch(message)
         sent = batch.sent / 1000
+        if not math.isfinite(sent):
+            raise RemoteProtocolError(f"The peer's clock is {batch.sent}")
         transit = self._clock.arrived(sent, now)
         self._heard = now
         self._pinged = False
@@ -305,13 +315,32 @@ class Session:
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
         calls, receivers = self.calls, self._receivers
-        for frame in batch.frames:
-            if type(frame) is Result and frame.id in calls and now <= calls[frame.id].deadline:
-                # The common case of `_answered`, without the calls.
-                events.append((frame, calls.pop(frame.id), 0.0))
-            else:
-                receivers[type(frame)](frame, events, now)
-        return events
+        try:
+            for frame in batch.frames:
+                if type(frame) is Result and frame.id in calls and now <= calls[frame.id].deadline:
+                    # The common case of `_answered`, without the calls.
+                    events.append((frame, calls.pop(frame.id), 0.0))
+                else:
+                    receivers[type(frame)](frame, events, now)
+        except RemoteProtocolError:
+            self._take_back(events)
+            raise
+        return self._without_withdrawn(events) if self._withdrawn else events
+
+    def _without_withdrawn(self, events: list[Event]) -> list[Event]:
+        """Leave out the calls that the same message cancels: nobody has seen them yet."""
+        withdrawn, self._withdrawn = self._withdrawn, set()
+        return [event for event in events if id(event[0]) not in withdrawn]
+
+    def _take_back(self, events: list[Event]) -> None:
+        """Undo a message that breaks a rule, so that `close` returns every call that it ended."""
+        for frame, subject, _ in events:
+            if isinstance(frame, Result | Fault):
+                self.calls[frame.id] = subject
+            elif isinstance(frame, Cancel):
+                self.serving[frame.id] = subject
+            elif isinstance(frame, Call | Cast):
+                self.serving.pop(frame.id, None)
 
     def _called(self, call: Any, events: list[Event], now: float) -> None:
         number = call.id
@@ -342,7 +371,6 @@ class Session:
                 events.append((FateFrame(frame.id, fate), ended, 0.0))
             return
         if now > outstanding.deadline and type(frame) is Result:
-            self._remember(frame.id, outstanding, now)
             events.append((FateFrame(frame.id, Fate.FINISHED), outstanding, 0.0))
             events.append((overdue_fault(frame.id, started=True), outstanding, 0.0))
             return
@@ -364,9 +392,13 @@ class Session:
     def _cancelled(self, frame: Any, events: list[Event], now: float) -> None:
         subject = self.serving.pop(frame.id, None)
         if subject is None:
-            self.fate(
-                frame.id, Fate.FINISHED if frame.id <= self._last_served else Fate.NOT_STARTED
-            )
+            # What was answered is on its way already, and with it what is known of the handler.
+            if frame.id > self._last_served:
+                self.fate(frame.id, Fate.NOT_STARTED)
+            return
+        if isinstance(subject, Call | Cast):
+            self._withdrawn.add(id(subject))
+            self.fate(frame.id, Fate.NOT_STARTED)
             return
         events.append((frame, subject, 0.0))
 
@@ -413,13 +445,14 @@ class Session:
             self._remember(number, outstanding, now)
             events.append((overdue_fault(number, started=None), outstanding, 0.0))
         self._forget(now)
-        if self.state is State.OPEN:
+        if self.state is not State.CLOSED:
             silence = now - self._heard
-            if silence >= DEAD_AFTER:
-                self.state = State.CLOSED
-            elif silence >= self._ping_after and not self._pinged:
+            # A peer that was not asked is not dead: it may be this side that slept.
+            if silence >= self._ping_after and not self._pinged:
                 self._pinged = True
                 self._control.append(Ping())
+            elif silence >= DEAD_AFTER:
+                self.state = State.CLOSED
         return events
 
     def _remember(self, number: int, outstanding: Any, now: float) -> None:
