@@ -20,7 +20,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from benchmarks.load import Figures, measure
+from benchmarks.load import Figures, measure, server_core
 
 decode = msgspec.msgpack.Decoder().decode
 encode = msgspec.msgpack.Encoder().encode
@@ -108,7 +108,8 @@ def run() -> Figures:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         process = multiprocessing.get_context("fork").Process(target=serve, args=(listener,))
-        process.start()
+        with server_core():
+            process.start()
         try:
             return uvloop.run(_client(f"ws://127.0.0.1:{port}/"))
         finally:

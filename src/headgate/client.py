@@ -30,7 +30,7 @@ from headgate.errors import (
 from headgate.exchange import overdue_text
 from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
-from headgate.scope import Delivery, Route, Scope, entered, left
+from headgate.scope import NEARBY, Delivery, Route, Scope, entered, left
 from headgate.wire.frames import Call, Cast
 from headgate.wire.session import Event
 
@@ -213,8 +213,9 @@ class Client(Scope):
         self._hand_on(request, None)
 
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
-        frame = Call(0, request.project, request.handler, payload, 0, ancestors=route.ancestors)
-        if route.remote_server or route.host_name:
+        frame = Call(0, request.project, request.handler, payload, 0)
+        if route is not NEARBY:
+            frame.ancestors = route.ancestors
             where = {"remote": route.remote_server, "host": route.host_name}
             frame.extensions = {name: value for name, value in where.items() if value}
         if get_ident() != self._thread_id:

@@ -14,7 +14,7 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
-from headgate.outcome import Failure, Success
+from headgate.outcome import Encoded, Failure
 from headgate.request import Request
 from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
 from headgate.wire.session import Event, Session
@@ -25,9 +25,11 @@ __all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
 def send(session: Session, request: Request, frame: Call | Cast) -> None:
     """Send a request whose handle nobody has yet; it ends at once if the credit is used up."""
     try:
-        request.number(session.id, session.call(request, frame))
+        request.sequence = session.call(request, frame)
     except (Overloaded, LocalProtocolError) as error:
         request.end(Failure(_refusal(error)))
+    else:
+        request.session = session.id
 
 
 def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
@@ -37,7 +39,7 @@ def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
             session.call(request, frame)
         except (Overloaded, LocalProtocolError) as error:
             # The next call gets the number: a late cancellation of this one must not stop that.
-            request.number("", 0)
+            request.session, request.sequence = "", 0
             request.end(Failure(_refusal(error)))
 
 
@@ -51,7 +53,7 @@ def take(events: list[Event]) -> None:
     """Bring what the session received to the handles."""
     for frame, request, _ in events:
         if type(frame) is Result:
-            request.end(Success(frame.payload))
+            request.end(Encoded(frame.payload))
         elif isinstance(frame, Fault):
             request.end(Failure(_error(frame, request)))
         elif isinstance(frame, Started):

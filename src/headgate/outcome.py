@@ -8,11 +8,17 @@ import msgspec
 
 from headgate.errors import RequestError
 
-__all__ = ["Failure", "Outcome", "Success"]
+__all__ = ["Encoded", "Failure", "Outcome", "Success"]
 
 
-class Success(msgspec.Struct, frozen=True, gc=False):
-    """The handler returned; `value` is what it returned, still encoded where it travelled."""
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """The handler returned, and its result is still as it travels."""
+
+    data: bytes
+
+
+class Success(msgspec.Struct, frozen=True):
+    """The handler returned `value`."""
 
     value: Any
 
@@ -23,4 +29,4 @@ class Failure(msgspec.Struct, frozen=True):
     error: RequestError
 
 
-Outcome = Success | Failure
+Outcome = Encoded | Success | Failure

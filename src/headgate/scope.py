@@ -174,6 +174,7 @@ class Scope(ABC):
         if remote_server is None and host_name is None and running is None:
             self._submit(request, data, NEARBY)
         else:
+            request.made_in = running
             route = Route(remote_server or "", host_name or "", _ancestors(running))
             self._submit(request, data, route)
         return request

@@ -138,10 +138,20 @@ class LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._ran_until_stopped():
+                pass
             self._cancel_tasks()
         finally:
             asyncio.set_event_loop(None)
+
+    def _ran_until_stopped(self) -> bool:
+        try:
+            self.loop.run_forever()
+        except (SystemExit, KeyboardInterrupt):
+            # A task that wants to end the program ends itself: others live on this loop too.
+            logger.exception("A task on the thread %s wanted to exit", self._thread.name)
+            return False
+        return True
 
     def _cancel_tasks(self) -> None:
         tasks = asyncio.all_tasks(self.loop)

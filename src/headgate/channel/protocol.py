@@ -26,7 +26,7 @@ MAX_MESSAGE = 80 * 1024 * 1024
 HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which nothing more is encoded."""
 
-BATCH_FRAMES = 128
+BATCH_FRAMES = 64
 """Frames of one turn after which a message is sent without waiting for the turn's end."""
 
 STALLED_AFTER = 30.0

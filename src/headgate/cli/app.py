@@ -16,9 +16,10 @@ __all__ = ["app"]
 EPILOG = "\n\n".join(
     [
         "\n".join(["Exit codes", *(f"{code:>4}  {text}" for code, text in EXIT_CODES.items())]),
-        "With --json, stdout is one JSON document, an object. An error that ends the command is "
-        'one too: {"error": {"code", "type", "message", "started", "fate", …}}, with the same exit '
-        "code; only what is wrong with the arguments themselves is text on stderr.",
+        "With --json, stdout is one JSON document, an object. An error that ends the\n"
+        'command is one too: {"error": {"code", "type", "message", "started", "fate"}},\n'
+        "with the same exit code. Only what is wrong with the arguments themselves is\n"
+        "text on stderr.",
         "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
     ]
 )
@@ -33,12 +34,11 @@ app = typer.Typer(
 
 Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
-ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
-HandlerName = Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler.")]
+ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]
+HandlerName = Annotated[str, typer.Argument(help="Name of the handler.")]
 Payload = Annotated[
     str | None,
     typer.Argument(
-        metavar="[PAYLOAD]",
         help="JSON, @FILE with JSON, or - for JSON on stdin. Default: an empty dictionary.",
         show_default=False,
     ),
@@ -110,8 +110,9 @@ def run(
     """
     Run a gateway until SIGTERM or Ctrl-C.
 
-    When it is ready it prints one line with its URL on stdout. After the first signal, requests
-    in flight have 5 seconds to finish; a second one ends it at once.
+    When it is ready it prints one line with its URL on stdout; the log goes to
+    stderr. After the first signal requests in flight have 5 seconds to finish,
+    a second one ends it at once.
     """
     from headgate.cli.run import run
 
@@ -151,7 +152,13 @@ def check(
     project: Named = None,
     as_json: Json = False,
 ) -> None:
-    """Load projects without a gateway: list their handlers, and every problem with its cure."""
+    """
+    Load projects without a gateway: list their handlers, and every problem.
+
+    A problem has file, line and cure; the exit code is 1 if there are any.
+
+    --json prints {"handlers": […], "problems": […]}.
+    """
     from headgate.cli.projects import check
 
     with reporting(as_json=as_json):
@@ -182,9 +189,10 @@ def request(
     """
     Send a request to a message handler and print its result as JSON.
 
-    Progress goes to stderr. Ctrl-C cancels the request and tells what became of the handler. What
-    JSON has not is shown as text: times in ISO 8601, bytes in Base64. --json prints
-    {"result": …} or {"error": …}.
+    Progress goes to stderr. Ctrl-C cancels the request, and tells what became of
+    the handler. What JSON has not is text: times in ISO 8601, bytes in Base64.
+
+    --json prints {"result": …} or {"error": …}.
     """
     from headgate.cli import call
 
@@ -216,8 +224,10 @@ def message(
     """
     Send a message to handlers and print the report of its delivery.
 
-    It is fine if anybody got the message. If not, the exit code is that of the first receiver; it
-    is 6 if there is none. --json prints {"delivery": […]}.
+    It is fine if anybody got the message; else the exit code is the first
+    receiver's, and 6 if there is none.
+
+    --json prints {"delivery": […]}.
     """
     from headgate.cli import call
 

@@ -68,17 +68,17 @@ PROGRESS = """\
 def progressFunc(value):
     print("progressFunc got %s" % value)
 
-myHandle = client.request("ACME", "report", {"hours": 5, "seconds": 1.0}, on_progress=progressFunc)
+myHandle = client.request("ACME", "report", {"hours": 5, "seconds": 0.6}, on_progress=progressFunc)
 """
 
 CANCEL = """\
-myHandle = client.request("ACME", "report", {"hours": 100, "seconds": 20},
+myHandle = client.request("ACME", "report", {"hours": 100, "seconds": 10},
                           on_progress=progressFunc, on_error=errorFunc)
 """
 
 TIMEOUT = """\
-myHandle = system.util.sendRequestAsync('ACME', 'report', {'hours': 100, 'seconds': 20},
-                                        timeoutSec=0.5, onError=errorFunc)
+myHandle = system.util.sendRequestAsync('ACME', 'report', {'hours': 100, 'seconds': 10},
+                                        timeoutSec=0.3, onError=errorFunc)
 """
 
 

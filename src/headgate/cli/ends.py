@@ -92,7 +92,8 @@ def fail(
         print_document({"error": _fields(error, fate)})
     else:
         traceback = error.remote_traceback if isinstance(error, HandlerError) else ""
-        complain(f"{type(error).__name__}: {error}", before=traceback)
+        kind = "Error" if isinstance(error, ConfigurationError) else type(error).__name__
+        complain(f"{kind}: {error}", before=traceback)
         if fate:
             complain(f"The handler: {fate}.")
     raise typer.Exit(exit_code(error) if code is None else code)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+logger = logging.getLogger("headgate.cli")
+
 GRACE_SECONDS = 5.0
 """Seconds that requests in flight have to finish after the first signal."""
 
@@ -49,15 +51,16 @@ def run(
             from headgate.gateway import Gateway
 
             log_to_stderr(log_level, as_json=as_json)
-        stop = _stop_on_signals()
         folders = chosen_projects(projects, named)
         gateway = Gateway(name, projects=folders, host=host, port=port, data=data)
+        stop = _stop_on_signals()
         gateway.start()
     try:
         _announce(gateway, as_json=as_json)
         # Not without an end: on Windows a signal is seen only between two waits.
         while not stop.wait(0.5):
             pass
+        logger.info("stopping: requests in flight have %g seconds", GRACE_SECONDS)
     finally:
         gateway.stop(GRACE_SECONDS)
 

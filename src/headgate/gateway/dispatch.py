@@ -22,7 +22,7 @@ from headgate.gateway.project import Project
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
-from headgate.outcome import Failure, Outcome, Success
+from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.thread import Finished, Gate, ThreadRuntime
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
@@ -172,7 +172,7 @@ class Dispatch:
             raise HandlerNotFound(
                 f"The gateway has no handler {name!r} of its own. It has: {known}"
             )
-        return lambda i: self._requests.end(i, Success(encode(function(), root="result")))
+        return lambda i: self._requests.end(i, Encoded(encode(function(), root="result")))
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Dispatch:
         invocation.parent = None
         self._requests.add(invocation)
         report = [self._to_gateway(invocation)] if "G" in scope else []
-        self._requests.end(invocation, Success(encode(report)))
+        self._requests.end(invocation, Encoded(encode(report)))
 
     def _to_gateway(self, message: Invocation) -> str:
         copy = Invocation(

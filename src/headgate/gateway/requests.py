@@ -8,7 +8,7 @@ from time import monotonic
 from headgate.deadlines import Deadlines
 from headgate.errors import CancellationException, RequestError, RequestTimeout
 from headgate.invocation import Fate, Invocation
-from headgate.outcome import Failure, Outcome, Success
+from headgate.outcome import Failure, Outcome
 from headgate.security.audit import Record, Recorder
 
 __all__ = ["TICK_SECONDS", "Requests"]
@@ -135,7 +135,7 @@ class Requests:
         children, invocation.children = invocation.children or [], None
         for child in children:
             child.parent = None
-            if type(outcome) is Success:
+            if type(outcome) is not Failure:
                 child.deadline = child.own_deadline
             else:
                 self.cancel(child, f"{invocation.target}, which asked for it, has ended")

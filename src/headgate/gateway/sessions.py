@@ -9,7 +9,7 @@ from headgate.channel.protocol import Channel
 from headgate.channel.server import ServerChannel
 from headgate.errors import CancellationException, RequestError
 from headgate.invocation import Caller, Invocation
-from headgate.outcome import Outcome, Success
+from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
 from headgate.wire.frames import Call, Cancel, Cast, Hello
 from headgate.wire.session import Event, Session
@@ -106,9 +106,9 @@ class ClientSession:
     def ended(self, invocation: Invocation, outcome: Outcome) -> None:
         """Send the answer."""
         session = self._session
-        if isinstance(outcome, Success):
-            session.result(invocation.sequence, outcome.value)
-        else:
+        if isinstance(outcome, Encoded):
+            session.result(invocation.sequence, outcome.data)
+        elif isinstance(outcome, Failure):
             error = outcome.error
             session.fault(
                 invocation.sequence,

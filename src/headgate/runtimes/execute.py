@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from headgate.errors import HandlerError, PayloadError, RequestError
+from headgate.errors import HandlerError, PayloadError
 from headgate.handler import HandlerSettings
 from headgate.invocation import Context, Invocation, current_invocation
-from headgate.outcome import Failure, Outcome, Success
+from headgate.outcome import Encoded, Failure, Outcome
 from headgate.wire.codec import decode, encode
 
 __all__ = ["NOTHING", "Report", "Runnable", "execute", "execute_async"]
@@ -18,7 +19,10 @@ __all__ = ["NOTHING", "Report", "Runnable", "execute", "execute_async"]
 MAX_TRACEBACK = 16 * 1024
 """Characters of a traceback that travel, counted from its end."""
 
-NOTHING = Success(b"\xc0")
+MAX_TEXT = 16 * 1024
+"""Characters of an exception's text that travel."""
+
+NOTHING = Encoded(b"\xc0")
 """The outcome of a message's handler: what it returns is dropped."""
 
 Report = Callable[[Invocation, Any], None]
@@ -60,7 +64,7 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
             value = handler.function(payload, context)
         else:
             value = handler.function(payload)
-        return Success(encode(value, root="result")) if invocation.wants_result else NOTHING
+        return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
     except BaseException as error:
         return failed(error)
 
@@ -78,8 +82,10 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
             value = await handler.function(payload, context)
         else:
             value = await handler.function(payload)
-        return Success(encode(value, root="result")) if invocation.wants_result else NOTHING
-    except Exception as error:
+        return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
         return failed(error)
 
 
@@ -87,12 +93,11 @@ def failed(error: BaseException) -> Failure:
     """Return the outcome of a handler that raised, with type, message and traceback as text."""
     if isinstance(error, PayloadError) and error.place.startswith("result"):
         return Failure(PayloadError(error.message, place=error.place, started=True))
-    text = error.message if isinstance(error, RequestError) else _text(error)
     return Failure(
         HandlerError(
             remote_type=type(error).__name__,
-            remote_message=text,
-            remote_traceback=_script_traceback(error),
+            remote_message=_sendable(_text(error)[:MAX_TEXT]),
+            remote_traceback=_sendable(_script_traceback(error)),
         )
     )
 
@@ -102,6 +107,11 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as problem:
         return f"(its text cannot be made: {type(problem).__name__})"
+
+
+def _sendable(text: str) -> str:
+    """Escape what is not Unicode, such as undecodable bytes in the name of a file."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _script_traceback(error: BaseException) -> str:

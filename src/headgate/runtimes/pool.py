@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation, current_invocation
@@ -22,8 +21,6 @@ __all__ = ["Pool", "Worker"]
 PATROL_SECONDS = 0.001
 """Seconds between two looks at a queue in which something waits while threads are busy."""
 
-SLOW_SECONDS = 0.0005
-"""Seconds from which on a handler is worth another thread for what waits behind it."""
 
 Work = Callable[[Invocation, "Gate"], Outcome]
 
@@ -111,7 +108,8 @@ class Pool:
         """At the end of a turn of the event loop, see that somebody takes what was queued."""
         self._looking = False
         # A thread that is awake looks at the queue when its handler returns.
-        if not self._waking and len(self._workers) <= len(self._idle) + self._waiting:
+        awake = len(self._workers) - len(self._idle) - self._waiting
+        if not self._waking and (awake <= 0 or self._slow):
             self._wake()
             if len(self._queue) <= 1:
                 return
@@ -124,7 +122,8 @@ class Pool:
         self._ends.drain()
         self._patrolling = bool(self._queue)
         if self._patrolling:
-            if self._taken == taken and not self._waking:
+            self._slow = self._taken == taken
+            if self._slow and not self._waking:
                 self._wake()
             self._loop.call_later(PATROL_SECONDS, self._patrol, self._taken)
 
@@ -204,7 +203,6 @@ class Pool:
             if self._slow and queue and not self._waking:
                 self._wake()
             ends.put((invocation, gate, execute(invocation, gate)))
-            self._slow = monotonic() - invocation.started_at > SLOW_SECONDS
             worker.invocation = None
             if self._slow or not queue:
                 ends.wake()

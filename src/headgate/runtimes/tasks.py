@@ -10,7 +10,7 @@ from headgate.threads import LoopThread, Mailbox
 from headgate.errors import CancellationException
 from headgate.invocation import Invocation
 from headgate.outcome import Failure, Outcome
-from headgate.runtimes.execute import Report, execute_async
+from headgate.runtimes.execute import Report, execute_async, failed
 
 if TYPE_CHECKING:
     from headgate.runtimes.thread import Gate
@@ -89,8 +89,12 @@ class TaskLoop:
         outcome: Outcome
         try:
             outcome = await execute_async(invocation, gate.handler, self._report)
-        except asyncio.CancelledError:
-            outcome = Failure(CancellationException("The handler was interrupted", started=True))
+        except asyncio.CancelledError as error:
+            if invocation.cancelled:
+                text = "The handler was interrupted"
+                outcome = Failure(CancellationException(text, started=True))
+            else:
+                outcome = failed(error)
         del self._tasks[invocation]
         self._done(invocation, gate, outcome)
 

@@ -94,6 +94,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 DEFAULT: Final = Limits()
 
 
+_CERTAINLY_FINE: Final = DEFAULT.max_depth
+"""Bytes up to which an encoding is neither too large nor too deep: each level takes one."""
+
+
 def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> bytes:
     """
     Encode a value.
@@ -108,6 +112,8 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     """
     try:
         data = packb(value, _default, _OPTIONS)
+        if len(data) <= _CERTAINLY_FINE and limits is DEFAULT:
+            return data
     except Exception:
         # Something in it is not for ormsgpack: a key that is no str, a lone surrogate, a mistake.
         data = b""
@@ -135,6 +141,11 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Any:
     Raises:
         PayloadError: The bytes are not one value, or exceed the limits.
     """
+    if len(data) <= _CERTAINLY_FINE and limits is DEFAULT:
+        try:
+            return _read(data)
+        except Exception as error:
+            raise PayloadError(f"What arrived is not a payload: {error}") from error
     if len(data) > limits.max_bytes:
         raise PayloadError(
             f"A payload of {len(data):,} bytes arrived; {limits.max_bytes:,} are allowed."

@@ -51,7 +51,7 @@ class Call(msgspec.Struct, tag=1, array_like=True, gc=False):
     handler: str
     payload: bytes
     """The encoded payload, in a format of its own (see the codec): routing does not read it."""
-    deadline: int
+    deadline: float
     """When it must be over: milliseconds on the sender's clock, as `Batch.sent`."""
     priority: int = 0
     flags: int = 0
@@ -69,7 +69,7 @@ class Cast(msgspec.Struct, tag=2, array_like=True, gc=False):
     project: str
     handler: str
     payload: bytes
-    deadline: int
+    deadline: float
     scope: str
     """Which kinds of receivers: letters of ``CGS``."""
     filters: dict[str, str] = {}

@@ -206,7 +206,7 @@ class Session:
             self._require_credit(unsent)
         self._last_call = call.id = number = self._last_call + 1
         deadline = outstanding.deadline
-        call.deadline = int(deadline * 1000)
+        call.deadline = deadline * 1000
         calls[number] = outstanding
         deadlines = self._deadlines
         if deadline < deadlines.next:

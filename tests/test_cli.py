@@ -1,0 +1,762 @@
+"""The command line: what it prints, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from queue import Queue
+from textwrap import dedent
+from typing import Any
+from uuid import UUID
+
+import pytest
+from typer.testing import CliRunner
+
+import headgate
+from headgate import errors
+from headgate.channel.client import DEFAULT_PORT
+from headgate.cli.app import DEFAULT_URL, app
+from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
+from headgate.cli.output import jsonable
+
+HANDLERS = {
+    "double": """
+        def handleMessage(payload):
+            return {"double": payload["number"] * 2}
+        """,
+    "echo": """
+        def handleMessage(payload):
+            return payload
+        """,
+    "types": """
+        import datetime, decimal
+
+        def handleMessage(payload):
+            return {"at": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.10"), 5: b"hi"}
+        """,
+    # Works until nobody waits for it any more, or for the seconds that it is told.
+    "long": """
+        import time
+
+        def handleMessage(payload, context):
+            end = time.monotonic() + payload.get("seconds", 30)
+            context.progress({"step": 1})
+            while not context.cancelled and time.monotonic() < end:
+                time.sleep(0.005)
+            return "done"
+        """,
+    "single": """
+        import time
+        import headgate
+
+        @headgate.handler(concurrency=1, queue=0)
+        def handleMessage(payload, context):
+            context.progress("busy")
+            while not context.cancelled:
+                time.sleep(0.005)
+        """,
+    "fast": """
+        async def handleMessage(payload):
+            return None
+        """,
+}
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A running gateway process on the handlers above."""
+
+    process: subprocess.Popen[str]
+    url: str
+    environment: dict[str, str]
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of a process of `headgate`."""
+    return [sys.executable, "-m", "headgate", *arguments]
+
+
+def invoke(*arguments: str, stdin: str = "") -> Any:
+    """Run a command in this process."""
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+@contextmanager
+def started(
+    *arguments: str, environment: dict[str, str], **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """A process of `headgate` that Ctrl-C reaches, also where pytest runs in the background."""
+    with subprocess.Popen(
+        command(*arguments),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[Plant]:
+    """A gateway process that is ready."""
+    messages = folder / "projects" / "P" / "messages"
+    if not messages.exists():
+        messages.mkdir(parents=True)
+        for name, script in HANDLERS.items():
+            (messages / f"{name}.py").write_text(dedent(script))
+    environment = {**os.environ, "HEADGATE_HOME": str(folder / "home")}
+    options = ["--projects", str(folder / "projects"), "--port", "0", "--log-level", "warning"]
+    with started(
+        "run", *options, "--json", *arguments, environment=environment, stderr=None
+    ) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        yield Plant(process, url, {**environment, "HEADGATE_URL": url})
+
+
+@pytest.fixture(scope="module")
+def module_plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """One gateway process for this module."""
+    with running(tmp_path_factory.mktemp("plant")) as plant:
+        yield plant
+
+
+@pytest.fixture
+def plant(module_plant: Plant, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """The module's gateway process; commands in this process call it."""
+    for name in ("HEADGATE_HOME", "HEADGATE_URL"):
+        monkeypatch.setenv(name, module_plant.environment[name])
+    return module_plant
+
+
+def error_of(result: Any) -> dict[str, Any]:
+    """The error in the JSON document that a command printed."""
+    document = json.loads(result.stdout)
+    assert list(document) == ["error"]
+    return dict(document["error"])
+
+
+# --- request: results ----------------------------------------------------------------------------
+
+
+def test_request_prints_the_result(plant: Plant) -> None:
+    """The result is JSON that is good to read, alone on stdout; exit code 0."""
+    result = invoke("request", "P", "double", '{"number": 55}')
+    assert (result.stdout, result.exit_code) == ('{\n  "double": 110\n}\n', 0)
+
+
+def test_request_for_machines(plant: Plant) -> None:
+    """With --json, stdout is one line with the result under its name."""
+    result = invoke("request", "P", "double", '{"number": 55}', "--json")
+    assert (result.stdout, result.exit_code) == ('{"result": {"double": 110}}\n', 0)
+
+
+def test_result_that_looks_like_an_error(plant: Plant) -> None:
+    """A result cannot be taken for an error, whatever it holds."""
+    result = invoke("request", "P", "echo", '{"error": "none"}', "--json")
+    assert json.loads(result.stdout) == {"result": {"error": "none"}}
+
+
+@pytest.mark.parametrize("argument", ["text", "file", "stdin"])
+def test_payload_comes_from_anywhere(plant: Plant, tmp_path: Path, argument: str) -> None:
+    """A payload is JSON in the argument, in a file or on stdin; UTF-8 in any of them."""
+    text = '{"name": "Käse", "list": [1, 2.5, null]}'
+    (tmp_path / "payload.json").write_text(text, encoding="utf-8")
+    given = {"text": text, "file": f"@{tmp_path / 'payload.json'}", "stdin": "-"}[argument]
+    result = invoke("request", "P", "echo", given, stdin=text)
+    assert json.loads(result.stdout) == json.loads(text)
+    assert "Käse" in result.stdout
+
+
+def test_no_payload_is_an_empty_dictionary(plant: Plant) -> None:
+    """Without a payload the handler gets an empty dictionary."""
+    assert json.loads(invoke("request", "P", "echo").stdout) == {}
+
+
+def test_types_that_json_has_not(plant: Plant) -> None:
+    """What JSON has no type for is shown as text."""
+    result = invoke("request", "P", "types", "--json")
+    assert json.loads(result.stdout)["result"] == {"at": "2024-02-29", "price": "1.10", "5": "aGk="}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (True, True),
+        (2**70, 2**70),
+        pytest.param(10**5000, hex(10**5000), id="10**5000"),
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        ((1, (2,)), [1, [2]]),
+        ({3, 1, 2}, [1, 2, 3]),
+        (datetime(2024, 1, 2, 3, 4, tzinfo=UTC), "2024-01-02T03:04:00+00:00"),
+        (date(2024, 1, 2), "2024-01-02"),
+        (time(3, 4), "03:04:00"),
+        (timedelta(minutes=1.5), 90.0),
+        (Decimal("1.10"), "1.10"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (b"\xff", "/w=="),
+        ({None: 1, (1, "a"): 2, date(2024, 1, 2): 3, True: 4}, None),
+    ],
+)
+def test_jsonable(value: Any, shown: Any) -> None:
+    """Each type of a payload has a form that is strict JSON."""
+    if shown is None:
+        shown = {"null": 1, '[1, "a"]': 2, "2024-01-02": 3, "true": 4}
+    assert jsonable(value) == shown
+    json.dumps(jsonable(value), allow_nan=False)
+
+
+def test_progress_goes_to_stderr(plant: Plant) -> None:
+    """Progress values are shown as they come, and stdout keeps the result alone."""
+    result = invoke("request", "P", "long", '{"seconds": 0}')
+    assert result.stderr == 'progress: {"step": 1}\n'
+    assert result.stdout == '"done"\n'
+
+
+def test_spinner_on_a_terminal(plant: Plant) -> None:
+    """On a terminal, what is awaited is shown with the time that has passed; not on stdout."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    with started(
+        "request", "P", "long", '{"seconds": 0.05}', environment=plant.environment, stderr=slave
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while chunk := read_terminal(master):
+            shown += chunk
+        assert process.stdout is not None
+        assert process.stdout.read() == '"done"\n'
+    os.close(master)
+    assert b"P/long" in shown
+    assert b"0:00:0" in shown
+    assert b'progress: {"step": 1}' in shown
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What was written to a terminal; empty at its end, which Linux reports as an error."""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+
+
+# --- the exit codes, one by one ------------------------------------------------------------------
+
+
+def test_exit_code_handler_error(plant: Plant) -> None:
+    """1: the handler raised; its traceback, type and message are shown."""
+    result = invoke("request", "P", "double", "{}")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "double.py" in result.stderr
+    assert result.stderr.endswith("HandlerError: KeyError: 'number'\n")
+
+
+def test_exit_code_handler_error_for_machines(plant: Plant) -> None:
+    """1: the document has code, type, message, started, and the handler's own exception."""
+    result = invoke("request", "P", "double", "{}", "--json")
+    assert result.exit_code == 1
+    error = error_of(result)
+    assert error["code"] == "handler_error"
+    assert error["type"] == "HandlerError"
+    assert error["message"] == "KeyError: 'number'"
+    assert error["started"] is True
+    assert len(error["request_id"]) == 32
+    assert error["details"]["type"] == "KeyError"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("echo", '{"number": 55'), "The payload is not JSON"),
+        (("echo", "@/no/such/file"), "/no/such/file cannot be read: No such file"),
+        (("echo", "--timeout", "0"), "more than 0"),
+        (("echo", "--timeout", "1e9"), "at most 86400 seconds"),
+        (("echo", "--url", "http://127.0.0.1"), "'http://127.0.0.1' is not the URL"),
+        (("",), "Missing required argument messageHandler"),
+    ],
+)
+def test_exit_code_usage(plant: Plant, arguments: tuple[str, ...], text: str) -> None:
+    """2: what is wrong with an argument is said in one line, also as a document."""
+    result = invoke("request", "P", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: ")
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+    result = invoke("request", "P", *arguments, "--json")
+    assert result.exit_code == 2
+    assert error_of(result)["code"] == "usage"
+
+
+def test_exit_code_usage_of_options(plant: Plant) -> None:
+    """2: an argument that is missing, or an option that there is not, is text on stderr."""
+    for arguments in (["request", "P"], ["request", "P", "echo", "--nothing"], ["nothing"]):
+        result = invoke(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "Usage" in result.stderr
+
+
+def test_exit_code_timeout(plant: Plant) -> None:
+    """3: the timeout passed; what became of the handler is told."""
+    result = invoke("request", "P", "long", "--timeout", "0.2")
+    assert result.exit_code == 3
+    assert "RequestTimeout: P/long" in result.stderr
+    assert result.stderr.endswith("The handler: finished.\n")
+    result = invoke("request", "P", "long", "--timeout", "0.2", "--json")
+    assert result.exit_code == 3
+    assert {"code": "timeout", "started": True, "fate": "finished"}.items() <= error_of(
+        result
+    ).items()
+
+
+def test_exit_code_unreachable() -> None:
+    """4: no gateway runs there; the error says how to start one."""
+    result = invoke("request", "P", "echo", "--url", "ws://127.0.0.1:1")
+    assert result.exit_code == 4
+    assert "headgate run" in result.stderr
+    result = invoke("handlers", "--url", "ws://127.0.0.1:1", "--json")
+    assert result.exit_code == 4
+    assert {"code": "unreachable", "started": False}.items() <= error_of(result).items()
+
+
+def test_exit_code_denied() -> None:
+    """5: another machine's gateway does not know this user."""
+    result = invoke("request", "P", "echo", "--url", "ws://192.0.2.1:8188", "--json")
+    assert result.exit_code == 5
+    assert error_of(result)["code"] == "denied"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("Q", "echo"), "project_not_found"),
+        (("P", "ecco"), "handler_not_found"),
+        (("P", "echo", "--host-name", "nobody"), "client_not_found"),
+    ],
+)
+def test_exit_code_not_found(plant: Plant, arguments: tuple[str, ...], code: str) -> None:
+    """6: there is no such project, handler or client."""
+    result = invoke("request", *arguments, "--json")
+    assert result.exit_code == 6
+    assert error_of(result)["code"] == code
+
+
+def test_exit_code_not_found_names_the_nearest(plant: Plant) -> None:
+    """6: people read what they may have meant."""
+    result = invoke("request", "P", "ecco")
+    assert result.exit_code == 6
+    assert "Did you mean 'echo'?" in result.stderr
+
+
+def test_remote_server_is_passed_on(plant: Plant) -> None:
+    """4: a gateway that cannot be reached over the network; the gateway's own name is itself."""
+    assert invoke("request", "P", "echo", "--remote-server", "nobody").exit_code == 4
+    assert invoke("request", "P", "echo", "--remote-server", "gateway").exit_code == 0
+
+
+def test_exit_code_overloaded(plant: Plant) -> None:
+    """7: the handler's queue is full."""
+    with headgate.connect(plant.url) as client:
+        busy: Queue[Any] = Queue()
+        first = client.request("P", "single", on_progress=busy.put)
+        busy.get(timeout=10)
+        result = invoke("request", "P", "single", "--json")
+        first.cancel()
+        first.wait_fate(5)
+    assert result.exit_code == 7
+    assert {"code": "overloaded", "started": False}.items() <= error_of(result).items()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_exit_code_cancelled(plant: Plant, as_json: bool) -> None:
+    """130: Ctrl-C cancels the request and tells what became of the handler."""
+    flags = ["--json"] if as_json else []
+    with started("request", "P", "long", *flags, environment=plant.environment) as process:
+        assert process.stderr is not None
+        assert "progress" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    if as_json:
+        error = json.loads(out)["error"]
+        assert {"code": "cancelled", "started": True, "fate": "finished"}.items() <= error.items()
+    else:
+        assert out == ""
+        assert "CancellationException: The request to P/long was cancelled" in err
+        assert err.endswith("The handler: finished.\n")
+
+
+@pytest.mark.parametrize("kind", [getattr(errors, name) for name in errors.__all__])
+def test_every_error_has_an_exit_code(kind: type[errors.HeadgateError]) -> None:
+    """Every error has one of the documented codes, and one that is not known is not fine."""
+    assert exit_code(kind("text")) in set(EXIT_CODES) - {ExitCode.FINE, ExitCode.CANCELLED}
+
+
+def test_exit_codes_are_documented() -> None:
+    """`headgate --help` tells all of them."""
+    shown = invoke("--help").stdout
+    for code, meaning in EXIT_CODES.items():
+        line = next(line for line in shown.splitlines() if line.split()[:1] == [str(int(code))])
+        assert meaning in line
+    assert set(EXIT_CODES) == set(ExitCode)
+
+
+# --- message and handlers ------------------------------------------------------------------------
+
+
+def test_message_prints_the_report(plant: Plant) -> None:
+    """One line for each receiver; fine if somebody got it."""
+    result = invoke("message", "P", "fast")
+    assert result.exit_code == 0
+    assert result.stdout == "scope=G,gateway=gateway,project=P,handler=fast,sendStatus=SENT\n"
+
+
+def test_message_for_machines(plant: Plant) -> None:
+    """The report is a document too."""
+    result = invoke("message", "P", "fast", '{"a": 1}', "--scope", "G", "--json")
+    fields = {"scope": "G", "gateway": "gateway", "project": "P", "handler": "fast"}
+    assert json.loads(result.stdout) == {"delivery": [{**fields, "sendStatus": "SENT"}]}
+
+
+def test_message_that_nobody_gets(plant: Plant) -> None:
+    """6: no handler, or no receiver at all."""
+    result = invoke("message", "P", "nothing")
+    assert result.exit_code == 6
+    assert "sendStatus=NO_HANDLER" in result.stdout
+    result = invoke("message", "P", "fast", "--scope", "C")
+    assert (result.exit_code, result.stdout) == (6, "Nobody was addressed.\n")
+
+
+def test_handlers_are_listed(plant: Plant) -> None:
+    """A table of project, handler, threading and file; nothing is cut to fit."""
+    result = invoke("handlers")
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows[0] == ["project", "handler", "threading", "file"]
+    assert [row[1] for row in rows[2:]] == sorted(HANDLERS)
+    assert next(row[:3] for row in rows if row[1:2] == ["fast"]) == ["P", "fast", "async"]
+    assert all(Path(row[3]).is_file() for row in rows[2:])
+
+
+def test_handlers_for_machines(plant: Plant) -> None:
+    """The list is a document too."""
+    found = json.loads(invoke("handlers", "--json").stdout)["handlers"]
+    assert [each["handler"] for each in found] == sorted(HANDLERS)
+    assert {"project", "handler", "threading", "file"} <= found[0].keys()
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """The environment of a process with a home of its own."""
+    return {**os.environ, "HEADGATE_HOME": str(folder / "home")}
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Undo what `headgate run` does to the process that it runs in."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for number, handler in signals.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with one project in it."""
+    messages = tmp_path / "projects" / "P" / "messages"
+    messages.mkdir(parents=True)
+    (messages / "long.py").write_text(dedent(HANDLERS["long"]))
+    return tmp_path
+
+
+def test_run_announces_itself_and_stops(project: Path) -> None:
+    """One line with the URL on stdout, the log on stderr; SIGTERM ends it with exit code 0."""
+    arguments = ["run", "--name", "hub", "--port", "0", "--data", str(project / "data")]
+    arguments += ["--project", f"Q={project / 'projects' / 'P'}"]
+    with started(*arguments, environment=environment_of(project), cwd=project) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.terminate()
+        rest, log = process.communicate(timeout=10)
+    assert line.startswith("The gateway 'hub' is ready: ws://127.0.0.1:")
+    assert rest == ""
+    assert process.returncode == 0
+    assert "stopping" in log
+    assert "\x1b" not in log, "no colours where there is no terminal"
+    assert (project / "data" / "local-token").exists()
+    assert not list((project / "home" / "ports").iterdir()), "the port's pointer is gone"
+
+
+def test_run_lets_requests_finish(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first signal, what is in flight gets its answer."""
+    with running(project) as plant:
+        monkeypatch.setenv("HEADGATE_HOME", plant.environment["HEADGATE_HOME"])
+        with headgate.connect(plant.url) as client:
+            begun: Queue[Any] = Queue()
+            handle = client.request("P", "long", {"seconds": 0.2}, on_progress=begun.put)
+            begun.get(timeout=10)
+            plant.process.send_signal(signal.SIGINT)
+            assert handle.get() == "done"
+        assert plant.process.wait(10) == 0
+
+
+def test_run_ends_at_once_on_the_second_signal(tmp_path: Path) -> None:
+    """
+    A second signal does not wait for anybody; the exit code says which one it was.
+
+    Whoever asked meanwhile ends with 4: the connection was lost.
+    """
+    with (
+        running(tmp_path) as plant,
+        started("request", "P", "long", "--json", environment=plant.environment) as asking,
+    ):
+        assert asking.stderr is not None
+        assert "progress" in asking.stderr.readline()
+        plant.process.send_signal(signal.SIGINT)
+        plant.process.send_signal(signal.SIGTERM)
+        assert plant.process.wait(3) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        out, _ = asking.communicate(timeout=10)
+    assert asking.returncode == 4
+    assert json.loads(out)["error"]["code"] == "connection_lost"
+
+
+def test_run_for_machines(project: Path) -> None:
+    """With --json the ready line is a document, and so is every line of the log."""
+    arguments = ["run", "--name", "hub", "--projects", "projects", "--port", "0", "--json"]
+    (project / "projects" / "P" / "messages" / "broken.py").write_text("def handleMessage(:\n")
+    with started(*arguments, environment=environment_of(project), cwd=project) as process:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        process.terminate()
+        _, log = process.communicate(timeout=10)
+    assert {"name": "hub", "pid": process.pid, "problems": 1}.items() <= ready.items()
+    assert ready["url"].startswith("ws://127.0.0.1:")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert any(line["level"] == "error" and "broken.py:1" in line["event"] for line in lines)
+
+
+@pytest.mark.usefixtures("restored")
+def test_run_on_a_taken_port(plant: Plant, project: Path) -> None:
+    """2: a taken port is one clear line that names --port 0."""
+    port = plant.url.rpartition(":")[2]
+    arguments = ["--name", "other", "--projects", str(project / "projects"), "--port", port]
+    result = invoke("run", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Port {port} " in result.stderr
+    assert "--port 0" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--projects", "nowhere"], "nowhere cannot be read"),
+        (["--projects", "empty"], "There is no project in"),
+        (["--project", "P=nowhere"], "'P' is not in nowhere"),
+        (["--project", "P"], "--project NAME=PATH"),
+        (["--projects", "projects", "--host", "0.0.0.0"], "loopback"),
+    ],
+)
+def test_run_with_wrong_arguments(
+    project: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], text: str
+) -> None:
+    """2: what is wrong is one line, with --json one document."""
+    (project / "empty").mkdir()
+    monkeypatch.chdir(project)
+    result = invoke("run", "--port", "0", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert text in result.stderr
+    assert result.stderr.count("\n") == 1
+    result = invoke("run", "--port", "0", *arguments, "--json")
+    assert result.exit_code == 2
+    assert text in error_of(result)["message"]
+
+
+def test_run_needs_the_gateway_packages(project: Path) -> None:
+    """2: in a client's installation, `headgate run` says what to install."""
+    program = "import sys; sys.modules['sqlalchemy'] = None; from headgate.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "run"],
+        env=environment_of(project),
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "sqlalchemy is not installed" in result.stderr
+    assert 'pip install "headgate[gateway]"' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- init and check ------------------------------------------------------------------------------
+
+
+def test_init_makes_a_project_that_works(tmp_path: Path) -> None:
+    """The starter project loads without a problem, and says how to run it."""
+    result = invoke("init", str(tmp_path / "line4"))
+    assert result.exit_code == 0
+    assert f"headgate run --projects {tmp_path / 'line4' / 'projects'}" in result.stdout
+    home = tmp_path / "line4" / "projects" / "line4"
+    assert (home / "project.toml").exists()
+    assert (tmp_path / "line4" / "README.md").exists()
+    checked = json.loads(invoke("check", str(tmp_path / "line4" / "projects"), "--json").stdout)
+    assert [row["handler"] for row in checked["handlers"]] == ["hello"]
+    assert checked["problems"] == []
+    with headgate.Gateway("g", projects=home.parent, port=0, data=tmp_path / "data") as gateway:
+        greeting = gateway.scope("").request("line4", "hello", {"name": "Ada"}).get()
+    assert greeting == {"greeting": "Hello, Ada!"}
+
+
+def test_init_comments_are_settings(tmp_path: Path) -> None:
+    """The commented settings of the starter project are right once they are uncommented."""
+    invoke("init", str(tmp_path), "--project", "P")
+    file = tmp_path / "projects" / "P" / "project.toml"
+    settings = re.findall(r"^(?:# )?(\w+ = .*|\[.*)$", file.read_text(), re.MULTILINE)
+    assert "[handlers.hello]" in settings
+    # There is no such parent here, and Dedicated is one at a time already.
+    wanted = [line for line in settings if not line.startswith(("parent", "concurrency"))]
+    file.write_text("\n".join(wanted))
+    assert (
+        json.loads(invoke("check", str(tmp_path / "projects"), "--json").stdout)["problems"] == []
+    )
+
+
+def test_init_overwrites_nothing(tmp_path: Path) -> None:
+    """A file that is there stays as it is, and a project that is there is refused."""
+    (tmp_path / "README.md").write_text("mine")
+    assert "Kept" in invoke("init", str(tmp_path), "--project", "P").stdout
+    assert (tmp_path / "README.md").read_text() == "mine"
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    result = invoke("init", str(tmp_path), "--project", "P")
+    assert result.exit_code == 2
+    assert "--project" in result.stderr
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("name", ["@gateway", "a/b", "a\\b", ".hidden", "_private"])
+def test_init_refuses_names_that_are_none(tmp_path: Path, name: str) -> None:
+    """A name that no project can have is refused before anything is made."""
+    assert invoke("init", str(tmp_path / "new"), "--project", name).exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_check_lists_handlers_and_problems(project: Path) -> None:
+    """1: every problem is there with file, line and cure, and what serves is listed."""
+    messages = project / "projects" / "P" / "messages"
+    (messages / "broken.py").write_text("x = 1\ndef handleMessage(payload)\n    return 1\n")
+    (messages / "empty.py").write_text("")
+    result = invoke("check", str(project / "projects"))
+    assert result.exit_code == 1
+    assert "long" in result.stdout
+    assert f"Problem with P/broken: SyntaxError: expected ':'\n  at   {messages}" in result.stdout
+    assert "broken.py:2\n  cure Correct the script" in result.stdout
+    assert "Problem with P/empty: empty.py does not define handleMessage" in result.stdout
+    assert "cure Write def handleMessage(payload)" in result.stdout
+
+
+def test_check_for_machines(project: Path) -> None:
+    """1: handlers and problems are one document."""
+    (project / "projects" / "P" / "project.toml").write_text('titel = "P"\n')
+    result = invoke("check", str(project / "projects"), "--json")
+    assert result.exit_code == 1
+    [problem] = json.loads(result.stdout)["problems"]
+    assert {"project": "P", "line": 1}.items() <= problem.items()
+    assert "title" in problem["cure"]
+
+
+def test_check_takes_projects_in_every_way(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of projects, one project, or named ones; without any, the folder `projects`."""
+    monkeypatch.chdir(project)
+    for arguments, name in [
+        ([], "P"),
+        (["projects"], "P"),
+        (["--projects", "projects"], "P"),
+        (["projects/P"], "P"),
+        (["--project", "Q=projects/P"], "Q"),
+    ]:
+        result = invoke("check", *arguments, "--json")
+        assert result.exit_code == 0, result.stdout
+        assert [row["project"] for row in json.loads(result.stdout)["handlers"]] == [name]
+    assert invoke("check", "projects", "--projects", "projects").exit_code == 2
+
+
+def test_check_starts_nothing(project: Path) -> None:
+    """A check leaves no folder and no file behind."""
+    before = set(project.rglob("*"))
+    assert invoke("check", str(project / "projects")).exit_code == 0
+    assert set(project.rglob("*")) == before
+
+
+# --- the whole -----------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    """`headgate --version` is one line, and the module is the same command line."""
+    assert invoke("--version").stdout == f"headgate {headgate.__version__}\n"
+    result = subprocess.run(command("--version"), capture_output=True, text=True, check=True)
+    assert result.stdout == f"headgate {headgate.__version__}\n"
+
+
+def test_default_url_is_the_default_port() -> None:
+    """The command line calls the port that gateways take."""
+    assert f"ws://127.0.0.1:{DEFAULT_PORT}" == DEFAULT_URL
+
+
+def test_help_imports_little() -> None:
+    """`headgate --help` needs neither the client nor the server."""
+    program = """
+import sys
+from headgate.cli import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+except SystemExit:
+    print(*sys.modules)
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    modules = out.stdout.splitlines()[-1].split()
+    assert "headgate.cli.app" in modules
+    heavy = ["asyncio", "websockets", "sqlalchemy", "structlog", "pydantic"]
+    assert [name for name in heavy if name in modules] == []
+
+
+def test_output_that_the_terminal_cannot_show(plant: Plant) -> None:
+    """A character that stdout has no code for is written as an escape; the command goes on."""
+    result = subprocess.run(
+        command("request", "P", "echo", '{"a": "→"}'),
+        env={**plant.environment, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == {"a": "→"}

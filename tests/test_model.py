@@ -1,0 +1,800 @@
+"""
+Handles and a session together, played through in every order that Hypothesis can think of.
+
+A client-side session with its handles and a gateway-side session talk in bytes through two pipes.
+Nothing happens by itself: time, delivery, the callback thread and the way onto the event loop are
+rules, and a model beside them says what must be true. `PLANTED_BUGS` shows that it would notice.
+
+``HEADGATE_LONG=1`` plays for some minutes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from headgate import exchange
+from headgate.deadlines import GRANULARITY
+from headgate.errors import (
+    GatewayUnreachable,
+    Overloaded,
+    PayloadError,
+    RemoteProtocolError,
+    RequestError,
+)
+from headgate.invocation import Fate
+from headgate.outcome import Failure, Success
+from headgate.request import Request
+from headgate.wire import session as session_module
+from headgate.wire.frames import Call, Cancel, decode_batch, encode
+from headgate.wire.session import ANSWER_GRACE, FATE_SECONDS, Credit, Session, State
+
+CREDIT = Credit(in_flight=6, unsent=120)
+BATCH_BYTES = 60
+"""Small, so that messages are split here as large ones are in earnest."""
+
+UNDECODABLE = b"!"
+
+QUIET = {"calls": 0, "serving": 0, "ends": 0, "frames_waiting": 0, "bytes_waiting": 0}
+
+
+class Run:
+    """What the model knows of one run of a handler on the gateway."""
+
+    def __init__(self, record: Record, number: int, gateway: Session, deadline: float) -> None:
+        self.record = record
+        self.number = number
+        self.gateway = gateway
+        self.deadline = deadline
+        self.attached = True
+        """The gateway's session waits for its answer."""
+        self.began = False
+        self.ended = ""
+        """How the handler itself came to an end: a `Fate`, empty while it has not."""
+
+
+class Record:
+    """What the model knows of one request."""
+
+    def __init__(self, index: int, *, direct: bool) -> None:
+        self.index = index
+        self.direct = direct
+        """It was called on the event loop; else it comes there through the mailbox."""
+        self.request: Request
+        self.session: Session | None = None
+        self.handed = False
+        """The transport got its call."""
+        self.run: Run | None = None
+        self.refused = False
+        """The gateway said that it has not begun and will not."""
+        self.cancelled = False
+        """`cancel` returned True."""
+        self.answers: set[str] = set()
+        self.progress: set[str] = set()
+        self.slots: dict[str, Slot | None] = {"success": None, "error": None}
+        self.over = False
+        self.ended_at = math.inf
+        self.started: bool | None = None
+        self.seen: tuple[RequestError | None, Any] | None = None
+
+    @property
+    def began(self) -> bool:
+        return self.run is not None and self.run.began
+
+
+class Slot:
+    """A callback; it remembers whether it was its turn."""
+
+    def __init__(self, machine: Machine, record: Record, kind: str, action: str) -> None:
+        self.machine = machine
+        self.record = record
+        self.kind = kind
+        self.action = action
+
+    def __call__(self, argument: Any) -> None:
+        record = self.record
+        # An assertion here would be logged as a callback's own error: it is noted for later.
+        expected = record.slots[self.kind] is self
+        self.machine.fired.append((self, argument, expected))
+        record.slots[self.kind] = None
+        if self.action == "raise":
+            raise ValueError("a callback's own mistake")
+        if self.action == "set again":
+            self.machine.set_slot(record, self.kind, "nothing")
+        if self.action == "cancel" and record.request.cancel():
+            record.cancelled = True
+
+
+class Requester:
+    """The client that made the handles; its callback thread runs when a rule says so."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def decode(self, data: bytes) -> str:
+        if data.startswith(UNDECODABLE):
+            raise PayloadError("What arrived is not a payload")
+        return data.decode()
+
+    def invoke(self, function: Callable[[], None]) -> None:
+        self._machine.callbacks.append(function)
+
+    def withdraw(self, request: Request) -> None:
+        self._machine.withdraw(request)
+
+
+class Machine(RuleBasedStateMachine):
+    """The rules, and what must be true after each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 50.0
+        self.skew = 0.0
+        self.requester = Requester(self)
+        self.callbacks: deque[Callable[[], None]] = deque()
+        self.fired: list[tuple[Slot, Any, bool]] = []
+        self.posted: deque[tuple[Record, Call | None]] = deque()
+        self.records: list[Record] = []
+        self.runs: list[Run] = []
+        self.sessions = 0
+        self.answers = 0
+        self.client: Session | None = None
+        self.gateway: Session
+        self.up: deque[bytes] = deque()
+        self.down: deque[bytes] = deque()
+
+    @property
+    def gateway_now(self) -> float:
+        return self.now + self.skew
+
+    @initialize(skew=st.sampled_from([0.0, 1000.0, -20.0]))
+    def begin(self, skew: float) -> None:
+        self.skew = skew
+        self.connect()
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    @precondition(lambda self: self.client is None)
+    @rule()
+    def connect(self) -> None:
+        self.sessions += 1
+        name = f"{self.sessions:020x}"
+        self.client = Session(now=self.now, id=name, credit=CREDIT)
+        self.gateway = Session(now=self.gateway_now, id=name, serves=CREDIT, connecting=False)
+
+    @precondition(lambda self: self.client is not None)
+    @rule(data=st.data())
+    def suffer(self, data: st.DataObject) -> None:
+        kinds = [self.lose, self.say_goodbye, self.say_goodbye]
+        kinds += [self.deliver_up_broken] * 3 * bool(self.up)
+        kinds += [self.deliver_down_broken] * 3 * bool(self.down)
+        data.draw(st.sampled_from(kinds))()
+
+    def lose(self) -> None:
+        session, gateway = self.client, self.gateway
+        assert session is not None
+        self.client = None
+        self.up.clear()
+        self.down.clear()
+        exchange.lose(session, "the connection broke")
+        for record in self.records:
+            assert record.session is not session or record.request.done, "a request hangs"
+        _, serving = gateway.close()
+        attached = {run for run in self.runs if run.attached}
+        assert all(isinstance(run, Run) for run in serving), "what serves a call is not given back"
+        assert set(serving) == attached, "the gateway forgot a handler, or kept one"
+        for run in attached:
+            run.attached = False
+        assert session.stats() == gateway.stats() == QUIET
+
+    def say_goodbye(self) -> None:
+        assert self.client is not None
+        (self.client if len(self.records) % 2 else self.gateway).bye("on purpose")
+
+    @precondition(lambda self: self.client is not None and self.client.has_data)
+    @rule()
+    def send_up(self) -> None:
+        assert self.client is not None
+        data = self.client.data_to_send(self.now)
+        if not data:
+            assert not self.client.has_data
+            return
+        for frame in decode_batch(data).frames:
+            if isinstance(frame, Call):
+                self.records[int(frame.payload.partition(b"|")[0])].handed = True
+        self.up.append(data)
+
+    @precondition(lambda self: self.client is not None and self.gateway.has_data)
+    @rule()
+    def send_down(self) -> None:
+        data = self.gateway.data_to_send(self.gateway_now)
+        assert data or not self.gateway.has_data
+        if data:
+            self.down.append(data)
+
+    @precondition(lambda self: self.client is not None and self.up)
+    @rule()
+    def deliver_up(self) -> None:
+        self.serve(self.gateway.receive(self.up.popleft(), self.gateway_now))
+
+    @precondition(lambda self: self.client is not None and self.down)
+    @rule(twice=st.sampled_from([False, False, False, True]))
+    def deliver_down(self, twice: bool) -> None:
+        assert self.client is not None
+        data = self.down.popleft()
+        for _ in range(1 + twice):
+            exchange.take(self.client.receive(data, self.now))
+
+    def deliver_up_broken(self) -> None:
+        if self.gateway.state is not State.CLOSED:
+            with pytest.raises(RemoteProtocolError):
+                self.gateway.receive(_break(self.up.popleft()), self.gateway_now)
+        self.lose()
+
+    def deliver_down_broken(self) -> None:
+        assert self.client is not None
+        if self.client.state is not State.CLOSED:
+            with pytest.raises(RemoteProtocolError):
+                self.client.receive(_break(self.down.popleft()), self.now)
+        self.lose()
+
+    @precondition(lambda self: self.client is not None)
+    @rule()
+    def bring_up(self) -> None:
+        self.send_up()
+        while self.up:
+            self.deliver_up()
+
+    @precondition(lambda self: self.client is not None)
+    @rule()
+    def bring_down(self) -> None:
+        self.send_down()
+        while self.down:
+            self.deliver_down(twice=False)
+
+    # --- time -------------------------------------------------------------------------------------
+
+    @rule(
+        seconds=st.sampled_from([0.001, 0.02, 0.02, 0.06, 0.06, 0.3, 0.3, 1.0, 2.5, 7.0, 61.0]),
+        gateway_looks=st.booleans(),
+    )
+    def wait(self, seconds: float, gateway_looks: bool) -> None:
+        self.now += seconds
+        if gateway_looks and self.client is not None:
+            self.tick_gateway()
+
+    @precondition(lambda self: self.client is not None)
+    @rule()
+    def tick_client(self) -> None:
+        assert self.client is not None
+        exchange.take(self.client.tick(self.now))
+        latest = self.now - ANSWER_GRACE - GRANULARITY - 1e-6
+        for record in self.records:
+            if record.session is self.client and record.request.deadline <= latest:
+                assert record.request.done, "a request outlives its deadline"
+        if self.client.state is State.CLOSED:
+            self.lose()
+
+    @precondition(lambda self: self.client is not None)
+    @rule()
+    def tick_gateway(self) -> None:
+        for run in self.runs:
+            if run.attached and run.deadline <= self.gateway_now:
+                self.time_out(run)
+        assert self.gateway.tick(self.gateway_now) == []
+        if self.gateway.state is State.CLOSED:
+            self.lose()
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    @rule(
+        timeout=st.sampled_from([0.01, 0.1, 0.1, 0.5, 5.0, 100.0]),
+        size=st.sampled_from([0, 10, 10, 50, 200]),
+        direct=st.booleans(),
+        slots=st.sets(st.sampled_from(["success", "error"])),
+        action=st.sampled_from(["nothing", "raise", "set again", "cancel"]),
+    )
+    def call(self, timeout: float, size: int, direct: bool, slots: set[str], action: str) -> None:
+        record = Record(len(self.records), direct=direct)
+        for kind in slots:
+            record.slots[kind] = Slot(self, record, kind, action)
+        record.request = Request(
+            self.requester,
+            "ACME",
+            "test",
+            self.now + timeout,
+            record.slots["success"],
+            record.slots["error"],
+            lambda value: self.check_progress(record, value),
+        )
+        self.records.append(record)
+        payload = b"%d|" % record.index
+        frame = Call(0, "ACME", "test", payload.ljust(size, b"."), 0)
+        if direct:
+            self.send(record, frame)
+        else:
+            self.posted.append((record, frame))
+
+    def send(self, record: Record, frame: Call) -> None:
+        session, request = self.client, record.request
+        if session is None:
+            request.end(Failure(GatewayUnreachable("not connected", started=False)))
+            return
+        stats, over, is_open = session.stats(), request.done, session.state is State.OPEN
+        full = stats["calls"] >= CREDIT.in_flight or (
+            stats["bytes_waiting"] > 0
+            and stats["bytes_waiting"] + len(frame.payload) > CREDIT.unsent
+        )
+        (exchange.send if record.direct else exchange.hand_over)(session, request, frame)
+        if over:
+            assert session.stats() == stats, "a request that is over was sent"
+        elif not is_open or full:
+            kind = Overloaded if is_open else GatewayUnreachable
+            assert isinstance(request.error(), kind)
+            assert request.started is False
+            assert session.stats() == stats
+        else:
+            record.session = session
+            assert not request.done
+
+    @precondition(lambda self: self.posted)
+    @rule()
+    def take_posted(self) -> None:
+        record, frame = self.posted.popleft()
+        if frame is not None:
+            self.send(record, frame)
+        elif self.client is not None:
+            exchange.cancel(self.client, record.request, self.now)
+
+    @precondition(lambda self: self.records)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        record = data.draw(st.sampled_from(self.records[-8:]))
+        was_over = record.request.done
+        assert record.request.cancel() is not was_over
+        assert record.request.done
+        record.cancelled = record.cancelled or not was_over
+
+    def withdraw(self, request: Request) -> None:
+        record = next(record for record in self.records if record.request is request)
+        if not record.direct:
+            self.posted.append((record, None))
+        elif self.client is not None:
+            exchange.cancel(self.client, request, self.now)
+
+    # --- callbacks --------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.records)
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(["success", "error"]),
+        action=st.sampled_from(["nothing", "raise", "set again", "cancel", "clear", "clear"]),
+    )
+    def set_callback(self, data: st.DataObject, kind: str, action: str) -> None:
+        self.set_slot(data.draw(st.sampled_from(self.records[-8:])), kind, action)
+
+    def set_slot(self, record: Record, kind: str, action: str) -> None:
+        slot = None if action == "clear" else Slot(self, record, kind, action)
+        record.slots[kind] = slot
+        if kind == "success":
+            record.request.onSuccess(slot)
+        else:
+            record.request.onError(slot)
+
+    @precondition(lambda self: self.callbacks)
+    @rule()
+    def run_callback(self) -> None:
+        function = self.callbacks.popleft()
+        self.fired.clear()
+        function()
+        assert len(self.fired) <= 1
+        for slot, argument, expected in self.fired:
+            assert expected, "a callback ran twice, or after it was cleared or replaced"
+            record = slot.record
+            assert record.request.done
+            error = record.request.error()
+            assert (slot.kind == "success") == (error is None), "the wrong callback ran"
+            assert argument is (record.request.result() if error is None else error)
+            self.look_at(record)
+
+    def check_progress(self, record: Record, value: str) -> None:
+        assert value in record.progress
+
+    # --- the gateway's handlers -------------------------------------------------------------------
+
+    def serve(self, events: list[Any]) -> None:
+        for frame, subject, deadline in events:
+            if isinstance(frame, Call):
+                record = self.records[int(frame.payload.partition(b"|")[0])]
+                assert record.run is None, "a call arrived twice"
+                run = record.run = Run(record, frame.id, self.gateway, deadline)
+                self.runs.append(run)
+                self.gateway.serve(frame.id, run)
+                if deadline <= self.gateway_now:
+                    self.time_out(run)
+            elif isinstance(frame, Cancel):
+                assert isinstance(subject, Run), "a cancellation brings back what serves the call"
+                assert subject.attached
+                assert subject.record.cancelled
+                subject.attached = False
+                self.give_up(subject)
+
+    def give_up(self, run: Run) -> None:
+        """Stop a handler whose answer is not wanted any more, as far as that goes."""
+        if not run.began:
+            run.record.refused = True
+            run.ended = Fate.NOT_STARTED
+        self.gateway.fate(run.number, run.ended or Fate.STILL_RUNNING)
+
+    def time_out(self, run: Run) -> None:
+        run.attached = False
+        self.gateway.fault(run.number, "timeout", "", started=run.began, details={})
+        self.give_up(run)
+
+    def waiting(self) -> list[Run]:
+        return [run for run in self.runs if run.attached and not run.began][-6:]
+
+    def running(self) -> list[Run]:
+        return [run for run in self.runs if run.began and not run.ended][-6:]
+
+    @precondition(lambda self: self.waiting())
+    @rule(data=st.data(), refuse=st.sampled_from([False, False, False, True]))
+    def begin_handler(self, data: st.DataObject, refuse: bool) -> None:
+        run = data.draw(st.sampled_from(self.waiting()))
+        if refuse:
+            run.attached, run.ended, run.record.refused = False, Fate.NOT_STARTED, True
+            run.gateway.fault(run.number, "overloaded", "full", started=False, details={})
+        elif run.deadline > self.gateway_now:
+            run.began = True
+
+    @precondition(lambda self: self.running())
+    @rule(data=st.data(), progress=st.booleans())
+    def announce_handler(self, data: st.DataObject, progress: bool) -> None:
+        run = data.draw(st.sampled_from(self.running()))
+        if progress:
+            self.answers += 1
+            run.record.progress.add(f"p{self.answers}")
+            run.gateway.progress(run.number, b"p%d" % self.answers)
+        else:
+            run.gateway.started(run.number)
+
+    @precondition(lambda self: self.running())
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["result", "result", "result", "undecodable", "fault", "stopped"]),
+    )
+    def finish_handler(self, data: st.DataObject, how: str) -> None:
+        self.finish(data.draw(st.sampled_from(self.running())), how)
+
+    def finish(self, run: Run, how: str) -> None:
+        if not run.attached:
+            run.ended = Fate.STOPPED if how == "stopped" else Fate.FINISHED
+            run.gateway.fate(run.number, run.ended)
+            return
+        run.attached, run.ended = False, Fate.FINISHED
+        self.answers += 1
+        answer = b"r%d" % self.answers
+        if how == "fault":
+            run.gateway.fault(run.number, "handler_error", "it failed", started=True, details={})
+        elif how == "undecodable":
+            run.gateway.result(run.number, UNDECODABLE + answer)
+        else:
+            run.record.answers.add(answer.decode())
+            run.gateway.result(run.number, answer)
+
+    @precondition(lambda self: any(run.ended for run in self.runs))
+    @rule(data=st.data())
+    def answer_again(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from([run for run in self.runs if run.ended]))
+        before = run.gateway.stats()
+        run.gateway.result(run.number, b"again")
+        run.gateway.fault(run.number, "handler_error", "again", started=True, details={})
+        run.gateway.started(run.number)
+        run.gateway.progress(run.number, b"again")
+        assert run.gateway.stats() == before, "a call was answered twice"
+
+    # --- what must be true ------------------------------------------------------------------------
+
+    @precondition(lambda self: any(record.over for record in self.records))
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        over = [record for record in self.records if record.over]
+        self.look_at(data.draw(st.sampled_from(over)))
+
+    def look_at(self, record: Record) -> None:
+        """Compare a request that is over with what the model knows, and with the last look."""
+        request = record.request
+        error = request.error()
+        value = request.result() if error is None else None
+        if record.seen is None:
+            record.seen = (error, value)
+        assert record.seen[0] is error, "a request ended twice"
+        assert record.seen[1] == value, "a request ended twice"
+        assert request.block() is (error is None)
+        assert request.getError() is error
+        if error is None:
+            assert request.get() == value
+            assert value in record.answers
+            assert record.ended_at <= request.deadline, "a result was taken after the deadline"
+            assert not record.cancelled
+            assert request.started is True
+            return
+        assert (error.code == "cancelled") == record.cancelled
+        assert error.started is request.started
+        assert error.request_id == request.request_id
+
+    @invariant()
+    def every_end_is_final(self) -> None:
+        for record in self.records:
+            request = record.request
+            if not record.over and request.done:
+                record.over, record.ended_at = True, self.now
+                record.started = request.started
+            assert request.done is record.over, "a request that was over is open again"
+            if record.over:
+                assert request.started is record.started, "started changed after the end"
+                self.check_started(record)
+                self.check_fate(record)
+
+    def check_started(self, record: Record) -> None:
+        request = record.request
+        if request.started:
+            assert record.began
+        elif request.started is False:
+            assert not record.began, "started is False, but the handler ran"
+            # A success has started: so this is an error, and looking at it decodes nothing.
+            error = request.error()
+            assert not record.handed or record.refused or isinstance(error, Overloaded)
+
+    def check_fate(self, record: Record) -> None:
+        fate = record.request.fate
+        if fate == Fate.NOT_STARTED:
+            assert not record.began
+        elif fate in (Fate.FINISHED, Fate.STOPPED):
+            assert record.run is not None
+            assert record.run.ended == fate
+        elif fate == Fate.STILL_RUNNING:
+            assert record.began
+
+    @invariant()
+    def ids_are_unique(self) -> None:
+        ids = [record.request.request_id for record in self.records if record.request.request_id]
+        assert len(ids) == len(set(ids))
+
+    @invariant()
+    def tables_hold_what_is_open(self) -> None:
+        if self.client is None:
+            return
+        mine = [record for record in self.records if record.session is self.client]
+        is_open = sum(not record.request.done for record in mine)
+        withdrawn = sum(frame is None for _, frame in self.posted)
+        stats = self.client.stats()
+        assert is_open <= stats["calls"] <= is_open + withdrawn, "an ended call is in the table"
+        assert stats["calls"] <= CREDIT.in_flight
+        assert self.gateway.stats()["serving"] == sum(run.attached for run in self.runs)
+
+    def teardown(self) -> None:
+        """Bring everything to its end: nothing may be left anywhere."""
+        while self.posted:
+            self.take_posted()
+        if self.client is not None:
+            self.settle()
+        if self.client is not None:
+            assert self.client.stats() == self.gateway.stats() == QUIET
+            self.lose()
+        while self.callbacks:
+            self.run_callback()
+        for record in self.records:
+            assert record.request.done, "a request hangs"
+            self.every_end_is_final()
+            self.look_at(record)
+            kind = "error" if record.request.error() is not None else "success"
+            assert record.slots[kind] is None, "a callback did not run"
+
+    def settle(self) -> None:
+        """Answer what is open, and let the deadlines and the remembered fates pass."""
+        self.pump()
+        for run in self.runs:
+            if run.attached and not run.began and run.deadline > self.gateway_now:
+                run.began = True
+            if run.began and not run.ended:
+                self.finish(run, "result")
+        self.pump()
+        for seconds in (101.0, FATE_SECONDS + 1.0, 0.0):
+            self.now += seconds
+            for tick in (self.tick_client, self.tick_gateway, self.pump):
+                if self.client is not None:
+                    tick()
+
+    def pump(self) -> None:
+        while self.client is not None and (
+            self.client.has_data or self.gateway.has_data or self.up or self.down
+        ):
+            self.send_up()
+            self.send_down()
+            if self.up:
+                self.deliver_up()
+            if self.down:
+                self.deliver_down(twice=False)
+            self.every_end_is_final()
+
+
+def _break(message: bytes) -> bytes:
+    """Add what no peer may send: a call with a number that was used."""
+    batch = decode_batch(message)
+    batch.frames.append(Call(0, "ACME", "test", b"", 0))
+    return encode(batch)
+
+
+LONG = bool(os.environ.get("HEADGATE_LONG"))
+CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+
+@pytest.fixture(autouse=True)
+def small_and_silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Split messages early, and leave out the log of the callbacks that raise."""
+    monkeypatch.setattr(session_module, "BATCH_BYTES", BATCH_BYTES)
+    logger = logging.getLogger("headgate.request")
+    logger.disabled = True
+    yield
+    logger.disabled = False
+
+
+@pytest.mark.timeout(3600 if LONG else 120)
+def test_every_request_ends_exactly_once() -> None:
+    """Whatever happens in whatever order, the promises of a handle and a session are kept."""
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=20_000 if LONG else 500,
+            stateful_step_count=120 if LONG else 60,
+            deadline=None,
+            suppress_health_check=CALM,
+        ),
+    )
+
+
+# --- planted bugs ---------------------------------------------------------------------------------
+
+_end, _cancel_request, _on_error = Request.end, Request.cancel, Request.onError
+_close, _tick, _receive = Session.close, Session.tick, Session.receive
+
+
+def _result_overwrites(self: Request, outcome: Any) -> bool:
+    if self._outcome is not None and type(outcome) is Success:
+        self._outcome, self._encoded = outcome, True
+        return False
+    return _end(self, outcome)
+
+
+def _cancel_only_asks(self: Request) -> bool:
+    if self.done:
+        return False
+    self._requester.withdraw(self)
+    return True
+
+
+def _fire_without_clearing(self: Request) -> None:
+    outcome = self._settle()
+    if isinstance(outcome, Success):
+        if self._success_slot is not None:
+            self._call(self._success_slot, outcome.value)
+    elif self._error_slot is not None:
+        self._call(self._error_slot, outcome.error)
+
+
+def _none_does_not_clear(self: Request, function: Any) -> None:
+    if function is not None:
+        _on_error(self, function)
+
+
+def _close_forgets_unsent(self: Session) -> Any:
+    calls, serving = _close(self)
+    return [call for call in calls if self.was_handed_over(call[0])], serving
+
+
+def _tick_leaks(self: Session, now: float) -> Any:
+    calls = dict(self.calls)
+    events = _tick(self, now)
+    self.calls.update(calls)
+    return events
+
+
+def _receive_ignores_deadlines(self: Session, message: bytes, now: float) -> Any:
+    deadlines = [(call, call.deadline) for call in self.calls.values()]
+    for call, _ in deadlines:
+        call.deadline = math.inf
+    try:
+        return _receive(self, message, now)
+    finally:
+        for call, deadline in deadlines:
+            call.deadline = deadline
+
+
+def _cancelled_without_a_look(self: Session, frame: Any, events: list[Any], now: float) -> None:
+    subject = self.serving.pop(frame.id, None)
+    if subject is not None:
+        events.append((frame, subject, 0.0))
+
+
+def _cancelled_means_finished(self: Session, frame: Any, events: list[Any], now: float) -> None:
+    subject = self.serving.pop(frame.id, None)
+    if subject is None:
+        self.fate(frame.id, Fate.FINISHED)
+    elif isinstance(subject, Call):
+        self._withdrawn.add(id(subject))
+    else:
+        events.append((frame, subject, 0.0))
+
+
+PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
+    "a late result overwrites a cancellation": (Request, "end", _result_overwrites),
+    "cancel asks, but does not end the request": (Request, "cancel", _cancel_only_asks),
+    "a callback's slot is not cleared when it fires": (Request, "_fire", _fire_without_clearing),
+    "onError(None) does not clear": (Request, "onError", _none_does_not_clear),
+    "a lost session forgets its unsent calls": (Session, "close", _close_forgets_unsent),
+    "overdue calls stay in the table": (Session, "tick", _tick_leaks),
+    "a result is taken after the deadline": (Session, "receive", _receive_ignores_deadlines),
+    "started is False for what was handed over": (
+        Session,
+        "was_handed_over",
+        lambda self, number: False,
+    ),
+    "a broken message swallows the answers before it": (
+        Session,
+        "_take_back",
+        lambda self, events: None,
+    ),
+    "a call cancelled in its own message comes back as a frame": (
+        Session,
+        "_cancelled",
+        _cancelled_without_a_look,
+    ),
+    "an answered handler counts as finished": (Session, "_cancelled", _cancelled_means_finished),
+}
+"""What is wrong: where it is planted, and the buggy variant."""
+
+
+@contextmanager
+def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    owner, method, variant = PLANTED_BUGS[name]
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, variant)
+        yield
+
+
+@pytest.mark.parametrize("name", PLANTED_BUGS)
+def test_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model notices when a handle or a session breaks this promise."""
+    with planted(name, monkeypatch), pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=2_000,
+                stateful_step_count=60,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+                report_multiple_bugs=False,
+                print_blob=False,
+                suppress_health_check=CALM,
+            ),
+        )
