@@ -71,26 +71,28 @@ def main() -> int:
     pairs = parser.parse_args().pairs
     throughput, latency = [], []
     client_core()
-    print(
-        f"{'':18}{'bare/s':>10}{'headgate/s':>12}{'ratio':>8}{'bare p50':>12}{'p50':>10}{'ratio':>8}"
-    )
+    columns = ("bare/s", "headgate/s", "ratio", "bare p50", "p50", "ratio")
+    print(" " * 8 + "".join(f"{column:>12}" for column in columns))
     with gateway_process() as url:
         for number in range(pairs):
             floor, ours = bare.run(), run(url)
             throughput.append(ours.per_second / floor.per_second)
             latency.append(ours.p50 / floor.p50)
-            print(
-                f"pair {number + 1:<13}{floor.per_second:10.0f}{ours.per_second:12.0f}"
-                f"{throughput[-1]:8.2f}{floor.p50 * 1e6:10.0f}µs{ours.p50 * 1e6:8.0f}µs"
-                f"{latency[-1]:8.2f}",
-                flush=True,
+            row = (
+                f"{floor.per_second:.0f}",
+                f"{ours.per_second:.0f}",
+                f"{throughput[-1]:.2f}",
+                f"{floor.p50 * 1e6:.0f} µs",
+                f"{ours.p50 * 1e6:.0f} µs",
+                f"{latency[-1]:.2f}",
             )
+            print(f"pair {number + 1:<3}" + "".join(f"{cell:>12}" for cell in row), flush=True)
     upper = statistics.quantiles(throughput, n=4)[2] if pairs > 1 else throughput[0]
     print(
         f"throughput, {IN_FLIGHT} in flight: median {statistics.median(throughput):.2f} of the bare"
     )
     print(f"  prototype (upper quartile {upper:.2f}, floor {FLOOR})")
-    print(f"p50, one at a time: median {statistics.median(latency):.2f} × the bare prototype")
+    print(f"p50, one at a time: median {statistics.median(latency):.2f} times the bare prototype's")
     return 0 if upper >= FLOOR else 1
 
 

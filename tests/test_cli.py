@@ -97,6 +97,8 @@ def started(
     *arguments: str, environment: dict[str, str], **options: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """A process of `headgate` that Ctrl-C reaches, also where pytest runs in the background."""
+    # Whoever waits for a line gets it also where Python buffers what goes into a pipe.
+    environment = {k: v for k, v in environment.items() if k != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
         command(*arguments),
         env=environment,

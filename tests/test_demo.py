@@ -101,7 +101,9 @@ def test_demo_shows_everything(scratch: Path) -> None:
 
 def test_demo_that_is_ended_early(scratch: Path) -> None:
     """SIGTERM ends the gateway too."""
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, text=True) as process:
+    # What is shown must come at once, also where Python buffers what goes into a pipe.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(DEMO, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         out = ""
         while "Ready after" not in out:
@@ -129,6 +131,7 @@ def test_demo_that_fails(
     assert "-> {'double': 110}" in result.stdout
     assert "What to try next" not in result.stdout
     assert "RequestTimeout: planted" in result.stderr
+    assert gateways[0].returncode == 0, "the gateway stopped by itself"
 
 
 def test_demo_with_a_gateway_that_hangs(
@@ -144,7 +147,9 @@ def test_demo_with_a_gateway_that_hangs(
 
     monkeypatch.setattr(demo, "LONGEST", 1.2)
     monkeypatch.setattr(demo, "_success", stop)
+    begin = time.monotonic()
     result = CliRunner().invoke(app, ["demo"])
+    assert time.monotonic() - begin < 5, "before the client itself finds the gateway dead"
     assert result.exit_code == 4
     assert "ConnectionLost" in result.stderr
 

@@ -46,7 +46,7 @@ from headgate.wire import session as session_module
 from headgate.wire.frames import Call, Cancel, decode_batch, encode
 from headgate.wire.session import ANSWER_GRACE, FATE_SECONDS, Credit, Session, State
 
-CREDIT = Credit(in_flight=6, unsent=120)
+CREDIT = Credit(in_flight=8, unsent=200)
 BATCH_BYTES = 60
 """Small, so that messages are split here as large ones are in earnest."""
 
@@ -154,6 +154,8 @@ class Machine(RuleBasedStateMachine):
         self.records: list[Record] = []
         self.runs: list[Run] = []
         self.sessions = 0
+        self.patience = 0
+        """Steps until the connection may break."""
         self.answers = 0
         self.client: Session | None = None
         self.gateway: Session
@@ -164,28 +166,32 @@ class Machine(RuleBasedStateMachine):
     def gateway_now(self) -> float:
         return self.now + self.skew
 
-    @initialize(skew=st.sampled_from([0.0, 1000.0, -20.0]))
-    def begin(self, skew: float) -> None:
+    @initialize(skew=st.sampled_from([0.0, 1000.0, -20.0]), patience=st.sampled_from([0, 15, 60]))
+    def begin(self, skew: float, patience: int) -> None:
         self.skew = skew
-        self.connect()
+        self.connect(patience)
 
     # --- the connection ---------------------------------------------------------------------------
 
     @precondition(lambda self: self.client is None)
-    @rule()
-    def connect(self) -> None:
+    @rule(patience=st.sampled_from([0, 15, 60]))
+    def connect(self, patience: int) -> None:
         self.sessions += 1
+        self.patience = patience
         name = f"{self.sessions:020x}"
         self.client = Session(now=self.now, id=name, credit=CREDIT)
         self.gateway = Session(now=self.gateway_now, id=name, serves=CREDIT, connecting=False)
 
-    @precondition(lambda self: self.client is not None)
+    @precondition(lambda self: self.client is not None and self.patience <= 0)
     @rule(data=st.data())
     def suffer(self, data: st.DataObject) -> None:
-        kinds = [self.lose, self.say_goodbye, self.say_goodbye]
+        kinds = [self.lose, self.say_goodbye, self.sleep]
         kinds += [self.deliver_up_broken] * 3 * bool(self.up)
         kinds += [self.deliver_down_broken] * 3 * bool(self.down)
         data.draw(st.sampled_from(kinds))()
+
+    def sleep(self) -> None:
+        self.now += 7.0
 
     def lose(self) -> None:
         session, gateway = self.client, self.gateway
@@ -208,8 +214,6 @@ class Machine(RuleBasedStateMachine):
         assert self.client is not None
         (self.client if len(self.records) % 2 else self.gateway).bye("on purpose")
 
-    @precondition(lambda self: self.client is not None and self.client.has_data)
-    @rule()
     def send_up(self) -> None:
         assert self.client is not None
         data = self.client.data_to_send(self.now)
@@ -221,21 +225,15 @@ class Machine(RuleBasedStateMachine):
                 self.records[int(frame.payload.partition(b"|")[0])].handed = True
         self.up.append(data)
 
-    @precondition(lambda self: self.client is not None and self.gateway.has_data)
-    @rule()
     def send_down(self) -> None:
         data = self.gateway.data_to_send(self.gateway_now)
         assert data or not self.gateway.has_data
         if data:
             self.down.append(data)
 
-    @precondition(lambda self: self.client is not None and self.up)
-    @rule()
     def deliver_up(self) -> None:
         self.serve(self.gateway.receive(self.up.popleft(), self.gateway_now))
 
-    @precondition(lambda self: self.client is not None and self.down)
-    @rule(twice=st.sampled_from([False, False, False, True]))
     def deliver_down(self, twice: bool) -> None:
         assert self.client is not None
         data = self.down.popleft()
@@ -256,32 +254,38 @@ class Machine(RuleBasedStateMachine):
         self.lose()
 
     @precondition(lambda self: self.client is not None)
-    @rule()
-    def bring_up(self) -> None:
-        self.send_up()
-        while self.up:
+    @rule(way=st.sampled_from(["send", "send", "deliver", "both", "both", "both"]))
+    def carry_up(self, way: str) -> None:
+        if way != "deliver":
+            self.send_up()
+        while self.up and way != "send":
             self.deliver_up()
+            if way == "deliver":
+                break
 
     @precondition(lambda self: self.client is not None)
-    @rule()
-    def bring_down(self) -> None:
-        self.send_down()
-        while self.down:
-            self.deliver_down(twice=False)
+    @rule(way=st.sampled_from(["send", "send", "deliver", "twice", "both", "both", "both"]))
+    def carry_down(self, way: str) -> None:
+        if way in ("send", "both"):
+            self.send_down()
+        while self.down and way != "send":
+            self.deliver_down(twice=way == "twice")
+            if way != "both":
+                break
 
     # --- time -------------------------------------------------------------------------------------
 
     @rule(
-        seconds=st.sampled_from([0.001, 0.02, 0.02, 0.06, 0.06, 0.3, 0.3, 1.0, 2.5, 7.0, 61.0]),
-        gateway_looks=st.booleans(),
+        seconds=st.sampled_from([0.001, 0.02, 0.06, 0.06, 0.3, 0.3, 1.0, 2.5]),
+        looks=st.sampled_from(["nobody", "client", "gateway", "gateway"]),
     )
-    def wait(self, seconds: float, gateway_looks: bool) -> None:
+    def wait(self, seconds: float, looks: str) -> None:
         self.now += seconds
-        if gateway_looks and self.client is not None:
+        if looks == "client" and self.client is not None:
+            self.tick_client()
+        if looks == "gateway" and self.client is not None:
             self.tick_gateway()
 
-    @precondition(lambda self: self.client is not None)
-    @rule()
     def tick_client(self) -> None:
         assert self.client is not None
         exchange.take(self.client.tick(self.now))
@@ -292,8 +296,6 @@ class Machine(RuleBasedStateMachine):
         if self.client.state is State.CLOSED:
             self.lose()
 
-    @precondition(lambda self: self.client is not None)
-    @rule()
     def tick_gateway(self) -> None:
         for run in self.runs:
             if run.attached and run.deadline <= self.gateway_now:
@@ -305,13 +307,36 @@ class Machine(RuleBasedStateMachine):
     # --- requests ---------------------------------------------------------------------------------
 
     @rule(
-        timeout=st.sampled_from([0.01, 0.1, 0.1, 0.5, 5.0, 100.0]),
-        size=st.sampled_from([0, 10, 10, 50, 200]),
+        timeouts=st.lists(st.sampled_from([0.1, 0.5, 5.0, 100.0]), min_size=1, max_size=3),
+        size=st.sampled_from([0, 10, 10, 10, 50, 150]),
         direct=st.booleans(),
         slots=st.sets(st.sampled_from(["success", "error"])),
         action=st.sampled_from(["nothing", "raise", "set again", "cancel"]),
+        reaches=st.sampled_from(["mailbox", "session", "transport", "gateway", *["handler"] * 4]),
     )
-    def call(self, timeout: float, size: int, direct: bool, slots: set[str], action: str) -> None:
+    def call(
+        self,
+        timeouts: list[float],
+        size: int,
+        direct: bool,
+        slots: set[str],
+        action: str,
+        reaches: str,
+    ) -> None:
+        if self.client is None and reaches == "handler":
+            self.connect(patience=20)
+        for timeout in timeouts:
+            self.call_one(timeout, size, direct=direct, slots=slots, action=action)
+        while self.posted and reaches != "mailbox":
+            self.take_posted()
+        if self.client is not None and reaches not in ("mailbox", "session"):
+            self.carry_up("send" if reaches == "transport" else "both")
+        if reaches == "handler":
+            self.begin_handlers(refuse=False, all_of_them=True)
+
+    def call_one(
+        self, timeout: float, size: int, *, direct: bool, slots: set[str], action: str
+    ) -> None:
         record = Record(len(self.records), direct=direct)
         for kind in slots:
             record.slots[kind] = Slot(self, record, kind, action)
@@ -366,7 +391,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.records)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        record = data.draw(st.sampled_from(self.records[-8:]))
+        record = data.draw(st.sampled_from(self.records[-5:]))
         was_over = record.request.done
         assert record.request.cancel() is not was_over
         assert record.request.done
@@ -455,33 +480,32 @@ class Machine(RuleBasedStateMachine):
         return [run for run in self.runs if run.began and not run.ended][-6:]
 
     @precondition(lambda self: self.waiting())
-    @rule(data=st.data(), refuse=st.sampled_from([False, False, False, True]))
-    def begin_handler(self, data: st.DataObject, refuse: bool) -> None:
-        run = data.draw(st.sampled_from(self.waiting()))
-        if refuse:
-            run.attached, run.ended, run.record.refused = False, Fate.NOT_STARTED, True
-            run.gateway.fault(run.number, "overloaded", "full", started=False, details={})
-        elif run.deadline > self.gateway_now:
-            run.began = True
-
-    @precondition(lambda self: self.running())
-    @rule(data=st.data(), progress=st.booleans())
-    def announce_handler(self, data: st.DataObject, progress: bool) -> None:
-        run = data.draw(st.sampled_from(self.running()))
-        if progress:
-            self.answers += 1
-            run.record.progress.add(f"p{self.answers}")
-            run.gateway.progress(run.number, b"p%d" % self.answers)
-        else:
-            run.gateway.started(run.number)
+    @rule(refuse=st.sampled_from([False, False, False, True]), all_of_them=st.booleans())
+    def begin_handlers(self, refuse: bool, all_of_them: bool) -> None:
+        for run in self.waiting() if all_of_them else self.waiting()[:1]:
+            if refuse:
+                run.attached, run.ended, run.record.refused = False, Fate.NOT_STARTED, True
+                run.gateway.fault(run.number, "overloaded", "full", started=False, details={})
+            elif run.deadline > self.gateway_now:
+                run.began = True
 
     @precondition(lambda self: self.running())
     @rule(
         data=st.data(),
-        how=st.sampled_from(["result", "result", "result", "undecodable", "fault", "stopped"]),
+        how=st.sampled_from(
+            ["started", "progress", "result", "result", "undecodable", "fault", "stopped"]
+        ),
     )
-    def finish_handler(self, data: st.DataObject, how: str) -> None:
-        self.finish(data.draw(st.sampled_from(self.running())), how)
+    def go_on(self, data: st.DataObject, how: str) -> None:
+        run = data.draw(st.sampled_from(self.running()))
+        if how == "started":
+            run.gateway.started(run.number)
+        elif how == "progress":
+            self.answers += 1
+            run.record.progress.add(f"p{self.answers}")
+            run.gateway.progress(run.number, b"p%d" % self.answers)
+        else:
+            self.finish(run, how)
 
     def finish(self, run: Run, how: str) -> None:
         if not run.attached:
@@ -499,10 +523,7 @@ class Machine(RuleBasedStateMachine):
             run.record.answers.add(answer.decode())
             run.gateway.result(run.number, answer)
 
-    @precondition(lambda self: any(run.ended for run in self.runs))
-    @rule(data=st.data())
-    def answer_again(self, data: st.DataObject) -> None:
-        run = data.draw(st.sampled_from([run for run in self.runs if run.ended]))
+    def answer_again(self, run: Run) -> None:
         before = run.gateway.stats()
         run.gateway.result(run.number, b"again")
         run.gateway.fault(run.number, "handler_error", "again", started=True, details={})
@@ -516,7 +537,10 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def look(self, data: st.DataObject) -> None:
         over = [record for record in self.records if record.over]
-        self.look_at(data.draw(st.sampled_from(over)))
+        record = data.draw(st.sampled_from(over))
+        self.look_at(record)
+        if record.run is not None and not record.run.attached:
+            self.answer_again(record.run)
 
     def look_at(self, record: Record) -> None:
         """Compare a request that is over with what the model knows, and with the last look."""
@@ -539,6 +563,10 @@ class Machine(RuleBasedStateMachine):
         assert (error.code == "cancelled") == record.cancelled
         assert error.started is request.started
         assert error.request_id == request.request_id
+
+    @invariant()
+    def time_is_short(self) -> None:
+        self.patience -= 1
 
     @invariant()
     def every_end_is_final(self) -> None:
@@ -678,8 +706,8 @@ _close, _tick, _receive = Session.close, Session.tick, Session.receive
 
 
 def _result_overwrites(self: Request, outcome: Any) -> bool:
-    if self._outcome is not None and type(outcome) is Success:
-        self._outcome, self._encoded = outcome, True
+    if self.done and not isinstance(outcome, Failure):
+        self._outcome = outcome
         return False
     return _end(self, outcome)
 

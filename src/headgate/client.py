@@ -12,14 +12,13 @@ from collections import deque
 from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from headgate import exchange
 from headgate.channel.client import DEFAULT_PORT, Address, ClientChannel, open_channel
 from headgate.channel.protocol import Channel
-from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.errors import (
     GatewayUnreachable,
     HeadgateError,
@@ -31,6 +30,7 @@ from headgate.exchange import overdue_text
 from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
 from headgate.scope import NEARBY, Delivery, Route, Scope, entered, left
+from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.frames import Call, Cast
 from headgate.wire.session import Event
 
@@ -82,7 +82,7 @@ class Client(Scope):
         self._held: deque[_Held] = deque()
         self._held_timer: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
-        self._closed_for = ""
+        self._closed_for = "the client is not open: use `with` or `async with`"
 
     # --- its life --------------------------------------------------------------------------------
 
@@ -264,6 +264,7 @@ class Client(Scope):
         except BaseException:
             self._loop = self._mailbox = None
             raise
+        self._closed_for = ""
         entered(self)
 
     async def _stop(self) -> None:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 __all__ = ["GRANULARITY", "Deadlines"]
 
 GRANULARITY = 0.005
-"""Seconds that lie at least between two looks through a table; a deadline is met this late at most."""
+"""Seconds that lie at least between two looks through a table."""
 
 
 class HasDeadline(Protocol):

@@ -263,7 +263,7 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """True once nobody waits for the answer any more; a long handler looks at it and returns."""
+        """True once nobody waits for the answer; a long handler looks at it and returns."""
         return self._invocation.cancelled
 
     def remaining(self) -> float:

@@ -127,12 +127,18 @@ class LoopThread:
         """Run a coroutine on the loop and wait for what it returns; not from the loop itself."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
-    def stop(self) -> None:
-        """Stop the loop, wait for the thread and close the loop."""
+    def stop(self, timeout: float | None = None) -> None:
+        """
+        Stop the loop, wait for the thread and close the loop.
+
+        Args:
+            timeout: Seconds to wait for the thread; if something blocks it for longer it is left
+                behind. Default: as long as it takes.
+        """
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
-        if not self.loop.is_closed():
+            self._thread.join(timeout)
+        if not self._thread.is_alive() and not self.loop.is_closed():
             self.loop.close()
 
     def _run(self) -> None:

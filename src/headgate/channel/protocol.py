@@ -21,7 +21,7 @@ __all__ = ["MAX_MESSAGE", "Channel"]
 logger = logging.getLogger("headgate.channel")
 
 MAX_MESSAGE = 80 * 1024 * 1024
-"""Bytes that one WebSocket message has at most: the largest payload, and room for what is around."""
+"""Bytes that one WebSocket message has at most: the largest payload, and room around it."""
 
 HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which nothing more is encoded."""

@@ -16,7 +16,7 @@ from headgate.channel.local import is_loopback
 from headgate.channel.protocol import MAX_MESSAGE, Channel
 from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
 from headgate.wire.frames import Hello
-from headgate.wire.handshake import NONCE_BYTES, GatewayHandshake, refuse
+from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, refuse
 from headgate.wire.session import Session
 
 __all__ = ["Door", "ServerChannel", "listen"]
@@ -59,7 +59,8 @@ class ServerChannel(Channel):
     """The gateway's end of a channel, from the first byte of the connection on."""
 
     def __init__(self, door: Door) -> None:
-        core = ServerProtocol(max_size=MAX_MESSAGE)
+        # Before the login nobody may make the gateway hold much.
+        core = ServerProtocol(max_size=MAX_GREETING)
         super().__init__(core)
         self._server = core
         self._door = door
@@ -189,6 +190,7 @@ class ServerChannel(Channel):
     def _admit(self, hello: Hello) -> None:
         message, session = self._door.admit(self, hello)
         self._core.send_binary(message)
+        self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
         self._open(session)

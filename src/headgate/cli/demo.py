@@ -86,6 +86,8 @@ def demo() -> None:
     """Show the manual page's requests; everything that was started is ended again."""
     stage = Stage(Console(highlight=False, markup=False, soft_wrap=True))
     with reporting(), _ending_on_sigterm(), _home_of_its_own() as home:
+        with server_parts():
+            import headgate.gateway  # noqa: F401
         stage.title("A gateway in a process of its own")
         with _gateway(home, stage) as url, connect(url) as client, stage.heard_boxes():
             _play(stage, client)
@@ -274,8 +276,6 @@ def _say_what_is_next(stage: Stage) -> None:
 @contextmanager
 def _gateway(home: Path, stage: Stage) -> Iterator[str]:
     """Run a gateway on the example plant in another process; gives its URL."""
-    with server_parts():
-        import headgate.gateway  # noqa: F401
     projects = str(example_projects())
     arguments = ["run", "--name", "hub", "--projects", projects, "--port", "0"]
     stage.say(f"$ headgate {shlex.join(arguments)}")

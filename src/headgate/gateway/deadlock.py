@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from headgate.errors import DeadlockError
 from headgate.invocation import Invocation
@@ -12,30 +12,32 @@ __all__ = ["find_deadlock"]
 
 
 def find_deadlock(
-    invocations: Iterable[Invocation],
+    start: Invocation, open_invocations: Callable[[], Iterable[Invocation]]
 ) -> tuple[Invocation, DeadlockError] | None:
     """
-    Return a request that can never begin, the newest one, and the error that names the cycle.
+    Return the request deepest in a chain that can never begin, and the error that names the cycle.
 
     Theory of operation: a queued invocation waits for *one* of those who hold the places it could
     have; a running one waits for the request that its handler is blocked on. Whoever waits for
     nothing can go on, and so can, in the end, all that wait for it. If nobody whom an invocation
-    waits for, however indirectly, can go on, it never begins.
+    waits for, however indirectly, can go on, it never begins. A deadlock closes when something
+    is queued or begins to wait, so it is looked for from there.
 
     Args:
-        invocations: What is open on this gateway, in the order of arrival.
+        start: What was queued, or is waited for, just now.
+        open_invocations: Gives what is open on this gateway.
     """
-    everything = list(invocations)
-    for invocation in reversed(everything):
-        if invocation.started_at or not invocation.ancestors:
-            continue
-        chain = _stuck_with(invocation, everything)
-        if chain:
-            return invocation, _error(invocation, chain)
-    return None
+    chain = _stuck_with(start, open_invocations)
+    queued = [i for i in chain if not i.started_at and isinstance(i.place, Gate) and i.ancestors]
+    if not queued:
+        return None
+    deepest = max(queued, key=lambda i: len(i.ancestors))
+    return deepest, _error(deepest, chain)
 
 
-def _stuck_with(invocation: Invocation, everything: list[Invocation]) -> list[Invocation]:
+def _stuck_with(
+    invocation: Invocation, open_invocations: Callable[[], Iterable[Invocation]]
+) -> list[Invocation]:
     """Return all that an invocation waits for, if none of it can go on; else nothing."""
     seen: list[Invocation] = []
     ahead = [invocation]
@@ -44,14 +46,16 @@ def _stuck_with(invocation: Invocation, everything: list[Invocation]) -> list[In
         if waiting in seen:
             continue
         seen.append(waiting)
-        needed = _needed(waiting, everything)
+        needed = _needed(waiting, open_invocations)
         if not needed:
             return []
         ahead.extend(needed)
     return seen
 
 
-def _needed(invocation: Invocation, everything: list[Invocation]) -> list[Invocation]:
+def _needed(
+    invocation: Invocation, open_invocations: Callable[[], Iterable[Invocation]]
+) -> list[Invocation]:
     """Return whom an invocation waits for; nobody means that it can go on."""
     if invocation.outcome is not None:
         return []
@@ -63,7 +67,8 @@ def _needed(invocation: Invocation, everything: list[Invocation]) -> list[Invoca
         return invocation.place.holders(invocation)
     # It was sent to another gateway. If it came back from there, its descendant is here, and the
     # handlers in between are taken to wait for it: their gateway cannot be asked.
-    return [i for i in everything if invocation.request_id in i.ancestors]
+    request_id = invocation.request_id
+    return [i for i in open_invocations() if request_id in i.ancestors]
 
 
 def _error(invocation: Invocation, chain: list[Invocation]) -> DeadlockError:

@@ -97,7 +97,7 @@ class Dispatch:
             self._requests.end(invocation, Failure(error))
             return
         if invocation.ancestors:
-            self.break_deadlocks()
+            self.break_deadlocks(invocation)
 
     def nested(self, invocation: Invocation) -> None:
         """Have an invocation answered that a handler of this process asked for."""
@@ -119,12 +119,9 @@ class Dispatch:
             invocation.parent = None
         self.request(invocation)
 
-    def break_deadlocks(self) -> None:
-        """End requests that can never begin."""
-        while True:
-            found = find_deadlock(self._requests.on_this_node())
-            if found is None:
-                return
+    def break_deadlocks(self, start: Invocation) -> None:
+        """End requests that can never begin, now that this one is queued or waited for."""
+        while found := find_deadlock(start, self._requests.on_this_node):
             self._requests.stop(*found)
 
     def _endpoint(self, invocation: Invocation, action: Action) -> Endpoint:

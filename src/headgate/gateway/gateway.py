@@ -24,7 +24,6 @@ from headgate.channel.local import (
 )
 from headgate.channel.protocol import MAX_MESSAGE, Channel
 from headgate.channel.server import ServerChannel, listen
-from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -46,6 +45,7 @@ from headgate.security.audit import LogRecorder, Record, Recorder
 from headgate.security.identity import gateway_itself, owner
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
+from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.frames import Hello
 from headgate.wire.handshake import welcome
 from headgate.wire.session import Credit, Session
@@ -258,13 +258,7 @@ class Gateway:
             forget_port(self.port, self._data)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
-        for hosted in self._hosted.values():
-            hosted.runtime.close()
-        self._hosted.clear()
-        if self._projects is not None:
-            self._projects.close()
-            self._projects = None
-        await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self._close_files)
 
     async def _let_finish(self, grace: float) -> None:
         end = monotonic() + grace
@@ -301,6 +295,15 @@ class Gateway:
             self._hosted[name] = Hosted(project, runtime)
         for problem in self._projects.problems:
             logger.error("%s", problem)
+
+    def _close_files(self) -> None:
+        for hosted in self._hosted.values():
+            hosted.runtime.close()
+        self._hosted.clear()
+        if self._projects is not None:
+            self._projects.close()
+            self._projects = None
+        self._store.close()
 
     def _require_loopback(self) -> None:
         if not is_loopback(self._host):
@@ -402,8 +405,8 @@ class Gateway:
         else:
             self._dispatch.deliver(invocation, *delivery)
 
-    def _handler_waits(self) -> None:
-        self.call(self._dispatch.break_deadlocks)
+    def _handler_waits(self, invocation: Invocation) -> None:
+        self.call(lambda: self._dispatch.break_deadlocks(invocation))
 
     # --- the port's side --------------------------------------------------------------------------
 

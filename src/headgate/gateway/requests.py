@@ -1,4 +1,4 @@
-"""The open requests of a gateway: their deadlines, their ends, and what their handlers asked for."""
+"""The open requests of a gateway: their deadlines, their ends, and what their handlers asked."""
 
 from __future__ import annotations
 
@@ -51,10 +51,6 @@ class Requests:
 
     async def find(self, request_id: str) -> Invocation | None:
         """Return the open invocation with this id, None if there is none."""
-        return self.here(request_id)
-
-    def here(self, request_id: str) -> Invocation | None:
-        """Return the open invocation of this node with this id, None if there is none."""
         return next((i for i in self._open.values() if i.request_id == request_id), None)
 
     def on_this_node(self) -> Iterable[Invocation]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headgate.invocation import Caller, Invocation, current_invocation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Protocol
 
 from headgate.channel.protocol import Channel
 from headgate.channel.server import ServerChannel

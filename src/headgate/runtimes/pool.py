@@ -61,7 +61,7 @@ class Pool:
         work: Runs an invocation.
         ends: Takes the outcomes to the event loop.
         loop: The event loop.
-        on_wait: Told that a handler now waits for a request of its own.
+        on_wait: Told which request of its own a handler now waits for.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Pool:
         work: Work,
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
-        on_wait: Callable[[], None],
+        on_wait: Callable[[Invocation], None],
     ) -> None:
         self._name = name
         self._size = size
@@ -159,11 +159,12 @@ class Pool:
 
     def leave(self, request: Request) -> None:
         """Give the place back while the handler waits for another request."""
-        invocation = current_invocation.get()
+        invocation, nested = current_invocation.get(), request.invocation
         if invocation is not None:
-            invocation.waits_for = request.invocation
+            invocation.waits_for = nested
         self.lend()
-        self._on_wait()
+        if nested is not None:
+            self._on_wait(nested)
 
     def enter(self) -> None:
         """Take the place again; for a moment one more thread than `size` may run."""

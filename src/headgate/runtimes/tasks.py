@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from headgate.threads import LoopThread, Mailbox
 from headgate.errors import CancellationException
 from headgate.invocation import Invocation
 from headgate.outcome import Failure, Outcome
 from headgate.runtimes.execute import Report, execute_async, failed
+from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
     from headgate.runtimes.thread import Gate
 
 __all__ = ["TaskLoop"]
+
+CLOSE_SECONDS = 2.0
+"""Seconds that a handler has to let its event loop end; one that blocks it is left behind."""
 
 
 class TaskLoop:
@@ -68,7 +71,7 @@ class TaskLoop:
         """Cancel what runs and end the thread."""
         self._queue.clear()
         if self._thread is not None:
-            self._thread.stop()
+            self._thread.stop(CLOSE_SECONDS)
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""

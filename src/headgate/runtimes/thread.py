@@ -161,7 +161,8 @@ class ThreadRuntime:
         project: Name of the project, for the threads' names.
         ends: Brings ends and progress to the gateway's event loop.
         loop: The gateway's event loop.
-        on_wait: Told, on a handler's thread, that it now waits and others may depend on it.
+        on_wait: Told, on a handler's thread, which request it now waits for, if others may
+            depend on that.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class ThreadRuntime:
         *,
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
-        on_wait: Callable[[], None],
+        on_wait: Callable[[Invocation], None],
     ) -> None:
         self._project = project
         self._ends = ends
@@ -249,10 +250,10 @@ class ThreadRuntime:
         if waiting is None and isinstance(invocation.place, Gate):
             self._ends.post((invocation, invocation.place, None))
 
-    def _on_wait(self) -> None:
+    def _on_wait(self, invocation: Invocation) -> None:
         pools = (self._pool, *self._dedicated)
         if any(pool.is_stuck for pool in pools) or any(gate.waiting for gate in self._gates):
-            self._tell_wait()
+            self._tell_wait(invocation)
 
 
 def _begin(invocation: Invocation) -> Outcome | None:

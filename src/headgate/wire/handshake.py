@@ -15,7 +15,6 @@ from __future__ import annotations
 import hmac
 from typing import NamedTuple
 
-
 from headgate.errors import (
     GatewayUnreachable,
     PermissionDenied,

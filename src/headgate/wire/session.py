@@ -78,6 +78,9 @@ FATE_SECONDS = 60.0
 REMEMBERED_ENDS = 4096
 """How many such calls are remembered at most."""
 
+MAX_ANSWERS = 4 * 4096
+"""Answers that wait to be sent at most, before the peer counts as one that does not read."""
+
 BATCH_BYTES = 256 * 1024
 """Payload bytes after which a message is closed and the next one begun."""
 
@@ -304,6 +307,10 @@ class Session:
         """
         if self.state is State.CLOSED:
             return []
+        if len(self._answers) + len(self._control) > MAX_ANSWERS:
+            raise RemoteProtocolError(
+                f"The peer goes on asking without reading: {MAX_ANSWERS} answers wait for it"
+            )
         batch = decode_batch(message)
         sent = batch.sent / 1000
         if not math.isfinite(sent):
