@@ -78,8 +78,14 @@ class Plant:
     """A running gateway process on the handlers above."""
 
     process: subprocess.Popen[str]
-    url: str
+    ready: dict[str, Any]
     environment: dict[str, str]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """The URL in the gateway's ready line."""
+        return str(self.ready["url"])
 
 
 def command(*arguments: str) -> list[str]:
@@ -121,14 +127,17 @@ def running(folder: Path, *arguments: str) -> Iterator[Plant]:
         messages.mkdir(parents=True)
         for name, script in HANDLERS.items():
             (messages / f"{name}.py").write_text(dedent(script))
+        (messages / "broken.py").write_text("def handleMessage(:\n")
     environment = {**os.environ, "HEADGATE_HOME": str(folder / "home")}
-    options = ["--projects", str(folder / "projects"), "--port", "0", "--log-level", "warning"]
-    with started(
-        "run", *options, "--json", *arguments, environment=environment, stderr=None
-    ) as process:
+    options = ["--projects", str(folder / "projects"), "--port", "0", "--json", *arguments]
+    log = folder / "log"
+    with (
+        log.open("w") as stderr,
+        started("run", *options, environment=environment, stderr=stderr) as process,
+    ):
         assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
-        yield Plant(process, url, {**environment, "HEADGATE_URL": url})
+        ready = json.loads(process.stdout.readline())
+        yield Plant(process, ready, {**environment, "HEADGATE_URL": ready["url"]}, log)
 
 
 @pytest.fixture(scope="module")
@@ -545,18 +554,13 @@ def test_run_ends_at_once_on_the_second_signal(tmp_path: Path) -> None:
     assert json.loads(out)["error"]["code"] == "connection_lost"
 
 
-def test_run_for_machines(project: Path) -> None:
+def test_run_for_machines(plant: Plant) -> None:
     """With --json the ready line is a document, and so is every line of the log."""
-    arguments = ["run", "--name", "hub", "--projects", "projects", "--port", "0", "--json"]
-    (project / "projects" / "P" / "messages" / "broken.py").write_text("def handleMessage(:\n")
-    with started(*arguments, environment=environment_of(project), cwd=project) as process:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        process.terminate()
-        _, log = process.communicate(timeout=10)
-    assert {"name": "hub", "pid": process.pid, "problems": 1}.items() <= ready.items()
-    assert ready["url"].startswith("ws://127.0.0.1:")
-    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"name": "gateway", "pid": plant.process.pid, "problems": 1}.items() <= (
+        plant.ready.items()
+    )
+    assert plant.url.startswith("ws://127.0.0.1:")
+    lines = [json.loads(line) for line in plant.log.read_text().splitlines()]
     assert any(line["level"] == "error" and "broken.py:1" in line["event"] for line in lines)
 
 

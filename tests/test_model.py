@@ -307,8 +307,8 @@ class Machine(RuleBasedStateMachine):
     # --- requests ---------------------------------------------------------------------------------
 
     @rule(
-        timeouts=st.lists(st.sampled_from([0.1, 0.5, 5.0, 100.0]), min_size=1, max_size=3),
-        size=st.sampled_from([0, 10, 10, 10, 50, 150]),
+        timeouts=st.lists(st.sampled_from([0.1, 0.5, 5.0, 100.0]), min_size=1, max_size=2),
+        size=st.sampled_from([0, 0, 0, 10, 10, 10, 10, 50, 150]),
         direct=st.booleans(),
         slots=st.sets(st.sampled_from(["success", "error"])),
         action=st.sampled_from(["nothing", "raise", "set again", "cancel"]),
@@ -495,8 +495,9 @@ class Machine(RuleBasedStateMachine):
         how=st.sampled_from(
             ["started", "progress", "result", "result", "undecodable", "fault", "stopped"]
         ),
+        way=st.sampled_from(["", "send", "send", "both"]),
     )
-    def go_on(self, data: st.DataObject, how: str) -> None:
+    def go_on(self, data: st.DataObject, how: str, way: str) -> None:
         run = data.draw(st.sampled_from(self.running()))
         if how == "started":
             run.gateway.started(run.number)
@@ -506,6 +507,8 @@ class Machine(RuleBasedStateMachine):
             run.gateway.progress(run.number, b"p%d" % self.answers)
         else:
             self.finish(run, how)
+        if way and self.client is not None:
+            self.carry_down(way)
 
     def finish(self, run: Run, how: str) -> None:
         if not run.attached:
@@ -691,7 +694,7 @@ def test_every_request_ends_exactly_once() -> None:
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=20_000 if LONG else 500,
+            max_examples=20_000 if LONG else 400,
             stateful_step_count=120 if LONG else 60,
             deadline=None,
             suppress_health_check=CALM,

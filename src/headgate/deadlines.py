@@ -16,7 +16,8 @@ class HasDeadline(Protocol):
     """Anything with a moment at which it is overdue."""
 
     @property
-    def deadline(self) -> float: ...
+    def deadline(self) -> float:
+        """When it is overdue, in seconds on a monotonic clock."""
 
 
 Key = TypeVar("Key")

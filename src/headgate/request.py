@@ -415,14 +415,17 @@ class Request(msgspec.Struct, eq=False):
 
     def _settle(self) -> Success | Failure:
         """Return the outcome, decoded on the thread that is the first to want it."""
-        outcome = self._outcome
-        if type(outcome) is Encoded:
+        outcome = encoded = self._outcome
+        if type(encoded) is Encoded:
             try:
-                outcome = Success(self._requester.decode(outcome.data))
+                outcome = Success(self._requester.decode(encoded.data))
             except RequestError as error:
                 error.started, error.request_id = True, self.request_id
                 self._fate = Fate.FINISHED
                 outcome = Failure(error)
+            # Of two threads that decoded at once, the first one's value is everybody's.
+            if self._outcome is not encoded:
+                return self._outcome  # type: ignore[return-value]
             self._outcome = outcome
         elif outcome is None:
             raise RuntimeError(f"{self!r} is not over yet")

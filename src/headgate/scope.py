@@ -84,10 +84,10 @@ def seconds(timeout: float | str | None, default: float, longest: float) -> floa
     if timeout is None:
         return default
     try:
-        if isinstance(timeout, bool):
+        if isinstance(timeout, bool | bytes | bytearray):
             raise TypeError
         value = float(timeout)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"timeoutSec is a number of seconds, not {timeout!r}") from None
     if not 0 < value < math.inf:
         raise ValueError(f"timeoutSec must be finite and more than 0, not {timeout!r}")
@@ -96,12 +96,29 @@ def seconds(timeout: float | str | None, default: float, longest: float) -> floa
     return value
 
 
-def required(value: Any, name: str) -> None:
-    """Raise ValueError for an argument that is missing, TypeError for one that is no string."""
+def required(value: Any, name: str) -> str:
+    """Return a name as `text` does; raises ValueError if it is missing."""
     if value is None or value == "":
         raise ValueError(f"Missing required argument {name}")
+    return text(value, name)
+
+
+def text(value: Any, name: str) -> str:
+    """
+    Return a string as a plain str that can be sent; None is an empty one.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It cannot be encoded: it holds half of a surrogate pair.
+    """
+    if value is None:
+        return ""
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, not {value!r}")
+    try:
+        return value.encode().decode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} {value!r} cannot be sent: {error.reason}") from None
 
 
 class Scope(ABC):
@@ -158,9 +175,9 @@ class Scope(ABC):
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
-        if type(project) is not str or type(handler) is not str or not project or not handler:
-            required(project, "project")
-            required(handler, "messageHandler")
+        plain = type(project) is type(handler) is str and (project + handler).isascii()
+        if not plain or not project or not handler:
+            project, handler = required(project, "project"), required(handler, "messageHandler")
         if on_success is not None or on_error is not None or on_progress is not None:
             _require_callable(on_success, on_error, on_progress)
         limit = self.default_timeout
@@ -175,7 +192,8 @@ class Scope(ABC):
             self._submit(request, data, NEARBY)
         else:
             request.made_in = running
-            route = Route(remote_server or "", host_name or "", _ancestors(running))
+            remote = text(remote_server, "remoteServer")
+            route = Route(remote, text(host_name, "hostName"), _ancestors(running))
             self._submit(request, data, route)
         return request
 
@@ -209,10 +227,9 @@ class Scope(ABC):
             TypeError: A name is no string.
             PayloadError: The payload cannot be sent.
         """
-        required(project, "project")
-        required(handler, "messageHandler")
-        chosen = {name: str(value) for name, value in (filters or {}).items() if value}
-        letters = (scope or ("CS" if chosen else SCOPES)).upper()
+        project, handler = required(project, "project"), required(handler, "messageHandler")
+        chosen = {name: text(str(value), name) for name, value in (filters or {}).items() if value}
+        letters = (text(scope, "scope") or ("CS" if chosen else SCOPES)).upper()
         data = encode({} if payload is None else payload)
         request = Request(self, project, handler, monotonic() + self.default_timeout)
         ancestors = _ancestors(current_invocation.get())

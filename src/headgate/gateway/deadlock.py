@@ -39,18 +39,18 @@ def _stuck_with(
     invocation: Invocation, open_invocations: Callable[[], Iterable[Invocation]]
 ) -> list[Invocation]:
     """Return all that an invocation waits for, if none of it can go on; else nothing."""
-    seen: list[Invocation] = []
+    seen: dict[Invocation, None] = {}
     ahead = [invocation]
     while ahead:
         waiting = ahead.pop()
         if waiting in seen:
             continue
-        seen.append(waiting)
+        seen[waiting] = None
         needed = _needed(waiting, open_invocations)
         if not needed:
             return []
-        ahead.extend(needed)
-    return seen
+        ahead.extend(other for other in needed if other not in seen)
+    return list(seen)
 
 
 def _needed(
@@ -61,10 +61,10 @@ def _needed(
         return []
     if invocation.waits_for is not None:
         return [invocation.waits_for]
-    if invocation.started_at:
+    if invocation.place is None:
         return []
     if isinstance(invocation.place, Gate):
-        return invocation.place.holders(invocation)
+        return [] if invocation.started_at else invocation.place.holders(invocation)
     # It was sent to another gateway. If it came back from there, its descendant is here, and the
     # handlers in between are taken to wait for it: their gateway cannot be asked.
     request_id = invocation.request_id

@@ -71,6 +71,8 @@ class Requests:
         """Give an open invocation an earlier deadline, if this one is earlier."""
         if deadline < invocation.deadline:
             invocation.deadline = deadline
+            # Its own one too, which counts when its parent has returned.
+            invocation.own_deadline = min(invocation.own_deadline, deadline)
             self._deadlines.add(deadline)
 
     def end(self, invocation: Invocation, outcome: Outcome) -> None:

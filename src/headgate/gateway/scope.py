@@ -24,19 +24,26 @@ class Host(Protocol):
     caller: Caller
     globals: dict[str, Any]
 
-    def ask(self, invocation: Invocation) -> None: ...
+    def ask(self, invocation: Invocation) -> None:
+        """Have an invocation of this process answered."""
 
-    def tell(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None: ...
+    def tell(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
+        """Have a message of this process delivered."""
 
-    def call(self, function: Callable[[], None]) -> None: ...
+    def call(self, function: Callable[[], None]) -> None:
+        """Run a function on the gateway's event loop, soon."""
 
-    def cancel(self, invocation: Invocation) -> None: ...
+    def cancel(self, invocation: Invocation) -> None:
+        """Stop an invocation of this process."""
 
-    def invoke(self, function: Callable[[], None]) -> None: ...
+    def invoke(self, function: Callable[[], None]) -> None:
+        """Run a callback on the gateway's callback thread."""
 
-    def next_sequence(self) -> int: ...
+    def next_sequence(self) -> int:
+        """Return the next number of a request of the gateway's own scripts."""
 
-    def remote_servers(self) -> list[str]: ...
+    def remote_servers(self) -> list[str]:
+        """Return the names of the other gateways that can be reached."""
 
 
 class GatewayScope(Scope):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from headgate.errors import GatewayUnreachable
+from headgate.errors import ConfigurationError, GatewayUnreachable
 from headgate.invocation import Fate, Invocation
 from headgate.outcome import Outcome
 
@@ -93,12 +93,17 @@ class MemoryNetwork:
     def join(self, peer: Peer) -> None:
         """Become reachable under the gateway's name, compared without case."""
         with self._lock:
-            self._peers[peer.name.casefold()] = peer
+            if self._peers.setdefault(peer.name.casefold(), peer) is not peer:
+                raise ConfigurationError(
+                    f"The Gateway Network has a gateway named {peer.name!r} already",
+                    cure="Give one of them another name",
+                )
 
     def leave(self, peer: Peer) -> None:
         """Be unreachable again."""
         with self._lock:
-            self._peers.pop(peer.name.casefold(), None)
+            if self._peers.get(peer.name.casefold()) is peer:
+                del self._peers[peer.name.casefold()]
 
     def servers(self) -> list[str]:
         """Return the names of all gateways that joined."""

@@ -33,22 +33,28 @@ class Runnable(Protocol):
     """A message handler, as a runtime sees it."""
 
     @property
-    def project(self) -> str: ...
+    def project(self) -> str:
+        """Name of the project that it runs in."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name."""
 
     @property
-    def settings(self) -> HandlerSettings: ...
+    def settings(self) -> HandlerSettings:
+        """How it is run."""
 
     @property
-    def function(self) -> Callable[..., Any]: ...
+    def function(self) -> Callable[..., Any]:
+        """What is called."""
 
     @property
-    def takes_context(self) -> bool: ...
+    def takes_context(self) -> bool:
+        """Whether the function takes the context as a second argument."""
 
     @property
-    def is_async(self) -> bool: ...
+    def is_async(self) -> bool:
+        """Whether it is an ``async def`` function."""
 
 
 def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:

@@ -110,8 +110,10 @@ class Pool:
         # A thread that is awake looks at the queue when its handler returns.
         awake = len(self._workers) - len(self._idle) - self._waiting
         if not self._waking and (awake <= 0 or self._slow):
+            # Counted before: the thread may take the first one while this one is still here.
+            alone = len(self._queue) <= 1
             self._wake()
-            if len(self._queue) <= 1:
+            if alone:
                 return
         if not self._patrolling:
             self._patrolling = True
@@ -139,7 +141,9 @@ class Pool:
     @property
     def running(self) -> list[Invocation]:
         """What runs at this moment, waiting handlers included."""
-        return [worker.invocation for worker in self._workers if worker.invocation is not None]
+        # Each is read once: its thread may be through with it at any moment.
+        found = [worker.invocation for worker in self._workers]
+        return [invocation for invocation in found if invocation is not None]
 
     def close(self) -> None:
         """Let the threads end: idle ones now, the others when their handler returns."""

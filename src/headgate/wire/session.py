@@ -110,7 +110,8 @@ class Outstanding(Protocol):
     """What a caller hands to `Session.call`: it comes back with the answer."""
 
     @property
-    def deadline(self) -> float: ...
+    def deadline(self) -> float:
+        """When it is overdue, in seconds on a monotonic clock."""
 
 
 Event = tuple[Frame, Any, float]
@@ -165,6 +166,7 @@ class Session:
         self._pinged = False
         self._last_arrival: tuple[float, float] = (0.0, 0.0)
         self._withdrawn: set[int] = set()
+        self._reports: dict[int, Progress] = {}
         self._receivers = {
             Result: self._answered,
             Fault: self._answered,
@@ -284,9 +286,17 @@ class Session:
         """Tell the peer a progress value, if it still waits and there is room for it."""
         if number not in self.serving or self.state is not State.OPEN:
             return
-        if self._unsent + len(payload) <= self._credit.unsent:
-            self._unsent += len(payload)
-            self._answers.append(Progress(number, payload))
+        waiting = self._reports.get(number)
+        more = len(payload) - (0 if waiting is None else len(waiting.payload))
+        if self._unsent + more > self._credit.unsent:
+            return
+        self._unsent += more
+        if waiting is None:
+            self._reports[number] = waiting = Progress(number, payload)
+            self._answers.append(waiting)
+        else:
+            # A later value takes the place of one that waits, so a fast handler fills nothing.
+            waiting.payload = payload
 
     def fate(self, number: int, fate: str) -> None:
         """Tell the peer what became of a call that it cancelled or that was overdue."""
@@ -412,7 +422,7 @@ class Session:
     def _fate(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self._ends.get(frame.id)
         if outstanding is not None:
-            if frame.fate != Fate.STILL_RUNNING:
+            if frame.fate not in (Fate.STILL_RUNNING, Fate.UNKNOWN):
                 del self._ends[frame.id]
             events.append((frame, outstanding, 0.0))
 
@@ -497,6 +507,8 @@ class Session:
             frames = self._control + self._answers + self._calls_out
             self._control, self._answers, self._calls_out = [], [], []
             self._unsent = 0
+            if self._reports:
+                self._reports = {}
             self._last_handed = self._last_call
             return frames
         return self._some_frames()
@@ -517,6 +529,8 @@ class Session:
         for frame in frames:
             if type(frame) is Call or type(frame) is Cast:
                 self._last_handed = frame.id
+            elif type(frame) is Progress:
+                del self._reports[frame.id]
         return frames
 
     def _control_after_calls(self, frame: Frame) -> None:
@@ -546,6 +560,7 @@ class Session:
         self._ends.clear()
         self._ended.clear()
         self._control, self._answers, self._calls_out, self._unsent = [], [], [], 0
+        self._reports = {}
         self._deadlines = Deadlines(ANSWER_GRACE)
         return calls, serving
 

@@ -1,0 +1,161 @@
+"""docs/protocol.md says what the code does: frames, errors, limits, bytes, and its client works."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+import msgspec
+import pytest
+
+from headgate import errors
+from headgate.channel import protocol, server
+from headgate.wire import codec, frames, handshake, session
+
+if TYPE_CHECKING:
+    from conftest import Rig
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "protocol.md").read_text("utf-8")
+
+FRAMES = [*get_args(frames.Frame), *get_args(frames.Greeting)]
+
+TYPES = {
+    "int": "int",
+    "float": "float",
+    "str": "str",
+    "bytes": "bin",
+    "list[int]": "array of int",
+    "list[str]": "array of str",
+    "tuple[str, ...]": "array of str",
+    "dict[str, str]": "map of str to str",
+    "dict[str, Any]": "map",
+    "Extensions": "map",
+    "str | None": "str or nil",
+    "bytes | None": "bin or nil",
+    "bool | None": "bool or nil",
+}
+
+
+class Field(NamedTuple):
+    """A row of a frame's table."""
+
+    position: int
+    name: str
+    type: str
+    default: str
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """The rows of the first table in a text, without its head."""
+    lines = text[text.index("\n|") + 1 :].split("\n\n")[0].splitlines()
+    for line in lines[2:]:
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def documented() -> dict[int, tuple[str, list[Field]]]:
+    """The frames of the page by tag: name and fields."""
+    found = {}
+    for section in re.split(r"^### ", TEXT, flags=re.MULTILINE)[1:]:
+        name, tag = re.match(r"(\w+) · tag (\d+)\n", section).groups()
+        fields = [Field(int(row[0]), *row[1:3], row[3].strip("`")) for row in rows(section)]
+        found[int(tag)] = (name, fields)
+    return found
+
+
+def declared(frame: type[msgspec.Struct]) -> list[Field]:
+    """The fields of a frame in the code."""
+    return [
+        Field(position, field.name, TYPES[frame.__annotations__[field.name]], default(field))
+        for position, field in enumerate(msgspec.structs.fields(frame), 1)
+    ]
+
+
+def default(field: Any) -> str:
+    """A field's default, as the page writes it."""
+    if field.default_factory is not msgspec.NODEFAULT:
+        return "{}"
+    if field.default is msgspec.NODEFAULT:
+        return ""
+    if field.default is None:
+        return "nil"
+    return msgspec.json.encode(field.default).decode()
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: frame.__name__)
+def test_frame(frame: type[msgspec.Struct]) -> None:
+    """Each frame stands there with its tag and all of its fields, in their positions."""
+    name, fields = documented()[frame.__struct_config__.tag]
+    assert name == frame.__name__.removesuffix("Frame")
+    assert fields == declared(frame)
+
+
+def test_no_frame_more() -> None:
+    """The page has no frame that the code has not."""
+    assert sorted(documented()) == sorted(frame.__struct_config__.tag for frame in FRAMES)
+
+
+def test_errors() -> None:
+    """Each error code stands there with its class, and no other does."""
+    table = TEXT.partition("\n## Errors\n")[2]
+    found = {row[0].strip("`"): row[1].strip("`") for row in rows(table)}
+    kinds = [getattr(errors, name) for name in errors.__all__]
+    requests = [kind for kind in kinds if issubclass(kind, errors.RequestError)]
+    assert found == {kind.code: kind.__name__ for kind in requests if kind.code != "error"}
+
+
+def test_extension_types() -> None:
+    """The table of extension types is that of the codec."""
+    table = {row[0]: row[1] for row in rows(TEXT.partition("\n## Payloads\n")[2])}
+    documentation = codec.__doc__ or ""
+    assert table == dict(re.findall(r"^(\d+) +(\w+) ", documentation, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"at most {handshake.MAX_GREETING} bytes",
+        f"{handshake.NONCE_BYTES} random bytes or more",
+        f"there within {server.HEAD_SECONDS:g} s and has at most {server.HEAD_BYTES >> 10} KiB",
+        f"done within {server.LOGIN_SECONDS:g} s",
+        f"`Welcome.in_flight`, {session.FULL_CREDIT.in_flight}",
+        f"`Welcome.unsent`, {session.FULL_CREDIT.unsent >> 20} MiB",
+        f"`Welcome.max_message`, {protocol.MAX_MESSAGE >> 20} MiB",
+        f"{codec.DEFAULT.max_bytes >> 20} MiB, {codec.DEFAULT.max_depth} levels",
+        f"{session.BATCH_BYTES >> 10} KiB of payload",
+        f"write for {protocol.STALLED_AFTER:g} s",
+        f"After {session.PING_AFTER:g} s without one the client",
+        f"after {session.PING_AFTER * 1.5:g} s the gateway",
+        f"nothing for {session.DEAD_AFTER:g} s",
+        f"by itself {session.ANSWER_GRACE * 1000:g} ms after the deadline",
+        f"wait {session.FATE_SECONDS:g} s for such words",
+    ],
+)
+def test_limit(words: str) -> None:
+    """Limits and times are those of the code."""
+    assert words in TEXT.replace("\n", " ").replace("  ", " ")
+
+
+def test_worked_example() -> None:
+    """The bytes of the example are what the code sends: docs/protocol_example.py --write."""
+    example = runpy.run_path(str(DOCS / "protocol_example.py"))
+    assert example["with_section"](TEXT) == TEXT
+
+
+def test_whole_client(rig: Rig, tmp_path: Path) -> None:
+    """The client on the page logs in, calls a handler and gets its answer."""
+    block = TEXT.partition("<!-- client: begin -->")[2].partition("<!-- client: end -->")[0]
+    script = tmp_path / "client.py"
+    script.write_text(re.search(r"```python\n(.*)```", block, flags=re.DOTALL)[1], "utf-8")
+    gateway = rig.gateway({"ACME/test": "def handleMessage(payload):\n    return payload\n"})
+    command = [sys.executable, str(script), str(gateway.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "result {'number': 55}"
+    assert done.stdout.startswith("session ")
+    assert done.stdout.splitlines()[0].endswith(" of gateway hub")
