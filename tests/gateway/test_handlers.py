@@ -688,6 +688,75 @@ class TestProgress:
         )
         assert first.wait(5)
         handle.cancel()
+        rig.until(lambda: handle.fate == "still running")
         hub.globals["go"].set()
         assert handle.wait_fate(5) == "finished"
         assert values == [1]
+
+
+class TestNeighbours:
+    """A handler that is slow delays no answer of another one."""
+
+    def test_an_answer_does_not_wait_for_what_its_thread_does_next(self, rig: Rig) -> None:
+        """When a handler returns and its thread goes on with a slow one, the answer leaves."""
+        hub = rig.gateway({"ACME/quick": QUICK, "ACME/hold": rig.HOLD})
+        client = rig.client(hub)
+        for n in range(30):
+            # A message to a slow handler, and then the end: both for the same thread, perhaps.
+            assert client.request("ACME", "quick", {"n": n}, timeout=5).get() == n
+            hub.globals["running"].get(timeout=5)
+            hub.globals["go"].set()
+            rig.until(lambda: client.request("@gateway", "stats").get()["handlers_running"] == 0)
+            hub.globals["go"].clear()
+
+    def test_an_answer_of_a_dedicated_handler_does_not_wait_for_the_next_run(
+        self, rig: Rig
+    ) -> None:
+        """A Dedicated handler that waited for a nested request answers before its next run."""
+        hub = rig.gateway(
+            {
+                "ACME/own": """
+                import headgate
+                @headgate.handler(threading="Dedicated")
+                def handleMessage(payload):
+                    if payload["n"] == 0:
+                        return system.util.sendRequest("ACME", "hold", payload)
+                    system.util.globals["stop"].wait(10)
+                """,
+                "ACME/hold": rig.HOLD,
+            }
+        )
+        hub.globals["stop"] = threading.Event()
+        client = rig.client(hub)
+        first = client.request("ACME", "own", {"n": 0}, timeout=5)
+        hub.globals["running"].get(timeout=5)
+        second = client.request("ACME", "own", {"n": 1})
+        rig.until(lambda: hub.stats()["handlers_queued"] == 1)
+        hub.globals["go"].set()
+        assert first.get() == {"n": 0}
+        hub.globals["stop"].set()
+        assert second.get() is None
+
+    def test_requests_of_one_moment_all_begin(self, rig: Rig) -> None:
+        """Of handlers that wait for each other, asked in one breath, none is left in the queue."""
+        hub = rig.gateway(
+            {
+                "ACME/meet": """
+                def handleMessage(payload):
+                    system.util.globals["barrier"].wait(5)
+                    return payload
+                """
+            }
+        )
+        client = rig.client(hub)
+        for size in (2, 3, 8, 2, 5):
+            hub.globals["barrier"] = threading.Barrier(size)
+            handles = [client.request("ACME", "meet", n, timeout=8) for n in range(size)]
+            assert [handle.get() for handle in handles] == list(range(size))
+
+
+QUICK = """
+    def handleMessage(payload):
+        system.util.sendMessage("ACME", "hold", payload, scope="G")
+        return payload["n"]
+    """

@@ -26,12 +26,37 @@ ASYNC_HOLD = """
             shared["stopped"] = payload
     """
 
+NEST = """
+    def handleMessage(payload):
+        shared = system.util.globals
+        handle = shared["inner"] = system.util.sendRequestAsync("ACME", **payload["inner"])
+        if payload.get("raises"):
+            shared["raise"].wait(20)
+            raise KeyError("valve")
+        return handle.get() if payload.get("waits") else None
+    """
+
+CHAIN = """
+    def handleMessage(payload):
+        left = payload["left"] - 1
+        return 1 + (system.util.sendRequest("ACME", "chain", {"left": left}) if left else 0)
+    """
+
+CALLER = """
+    def handleMessage(payload, context):
+        system.util.globals["go"].wait(20)
+        return [context.caller.session, context.remaining()]
+    """
+
 HANDLERS = {
     "ACME/test": "def handleMessage(payload):\n    return {'double': payload['number'] * 2}",
     "ACME/fail": "def handleMessage(payload):\n    raise KeyError('valve')",
     "ACME/async_hold": ASYNC_HOLD,
     "ACME/remaining": "def handleMessage(payload, context):\n    return context.remaining()",
     "ACME/where": "def handleMessage(payload, context):\n    return list(context.caller.gateway)",
+    "ACME/nest": NEST,
+    "ACME/chain": CHAIN,
+    "ACME/caller": CALLER,
     "queued/project.toml": '[defaults]\nthreading = "Dedicated"\n',
 }
 
@@ -82,7 +107,10 @@ def ends() -> Ends:
 def hub(rig: Rig) -> headgate.Gateway:
     """A gateway with the manual's handler and some that fail, wait, or echo."""
     scripts = {f"{project}/hold": rig.HOLD for project in ("ACME", "queued")}
-    return rig.gateway({**HANDLERS, "ACME/echo": rig.ECHO, "queued/echo": rig.ECHO, **scripts})
+    echoes = {f"{project}/echo": rig.ECHO for project in ("ACME", "queued")}
+    gateway = rig.gateway({**HANDLERS, **echoes, **scripts})
+    gateway.globals["raise"] = threading.Event()
+    return gateway
 
 
 @pytest.fixture

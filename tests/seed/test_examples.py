@@ -47,9 +47,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(
-    tmp_path_factory: pytest.TempPathFactory, home: dict[str, str], log: Path
-) -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory, home: dict[str, str], log: Path) -> Iterator[str]:
     """A gateway as a process: ``headgate run``, with the project ACME."""
     messages = tmp_path_factory.mktemp("projects") / "ACME" / "messages"
     messages.mkdir(parents=True)
@@ -107,9 +105,7 @@ def test_first_example_get_blocks_the_script_and_waits_for_a_return(
     assert done.stdout.splitlines() == ENDED_WELL
 
 
-def test_first_example_get_throws_an_exception_on_failure(
-    rig: Rig, headgate_home: Path
-) -> None:
+def test_first_example_get_throws_an_exception_on_failure(rig: Rig, headgate_home: Path) -> None:
     """Where the handler fails, the script of the first example ends with what the handler raised."""
     hub = rig.gateway({"ACME/test": "def handleMessage(payload):\n    raise KeyError('valve')"})
     done = run(GET, hub.url, {**os.environ, "HEADGATE_HOME": str(headgate_home)})
@@ -132,7 +128,12 @@ def test_second_example_on_success_tells_that_it_successfully_finished(
 
 @pytest.mark.parametrize("example", ["get", "on_success"])
 def test_examples_run_in_the_scope_gateway(
-    rig: Rig, url: str, home: dict[str, str], log: Path, monkeypatch: pytest.MonkeyPatch, example: str
+    rig: Rig,
+    url: str,
+    home: dict[str, str],
+    log: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    example: str,
 ) -> None:
     """In a message handler both examples run as they stand, and successFunc runs on the gateway."""
     monkeypatch.setenv("HEADGATE_HOME", home["HEADGATE_HOME"])

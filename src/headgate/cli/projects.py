@@ -51,13 +51,11 @@ def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> dict[str,
     """
     with server_parts():
         from headgate.gateway.source import find_projects
-    found: dict[str, Path] = {}
-    if folder is not None or not named:
-        folder = folder or Path("projects")
-        found = find_projects(folder) or _single(folder.resolve())
-    for name, path in named.items():
-        found[name] = find_projects(path.resolve().parent, {name: path})[name]
-    return found
+    if folder is None and named:
+        return find_projects(None, named)
+    folder = folder or Path("projects")
+    found = find_projects(folder, named)
+    return found if found.keys() - named.keys() else {**_single(folder.resolve()), **found}
 
 
 def check(folder: Path | None, named: Mapping[str, Path], *, as_json: bool) -> None:
@@ -97,7 +95,7 @@ def _single(folder: Path) -> dict[str, Path]:
     from headgate.gateway.source import find_projects
 
     try:
-        return {folder.name: find_projects(folder.parent, {folder.name: folder})[folder.name]}
+        return find_projects(None, {folder.name: folder})
     except ConfigurationError:
         raise ConfigurationError(
             f"There is no project in {folder}",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
 from collections.abc import Mapping
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -25,6 +29,9 @@ logger = logging.getLogger("headgate.cli")
 
 GRACE_SECONDS = 5.0
 """Seconds that requests in flight have to finish after the first signal."""
+
+MOST_WAITING = 10_000
+"""Log records that wait to be written, at most."""
 
 CHATTY = ("alembic", "asyncio", "sqlalchemy", "websockets")
 """Loggers of others, of which only warnings are shown."""
@@ -86,9 +93,26 @@ def log_to_stderr(level: str, *, as_json: bool = False) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=processors)
     )
-    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # A log that nobody reads must not hold the event loop up: a thread of its own writes it.
+    waiting: queue.Queue[logging.LogRecord] = queue.Queue(MOST_WAITING)
+    listener = QueueListener(waiting, handler)
+    listener.start()
+    atexit.register(listener.stop)
+    logging.basicConfig(handlers=[_Hasty(waiting)], level=level.upper(), force=True)
     for chatty in CHATTY:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+
+
+class _Hasty(QueueHandler):
+    """Hands records to the thread that writes, and drops what it cannot keep up with."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self.queue.put_nowait(record)
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Leave the record as it is: the writer formats it, and is in this process."""
+        return record
 
 
 def _stop_on_signals() -> threading.Event:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any
@@ -30,6 +31,8 @@ from headgate.security.policy import Action, Policy
 from headgate.wire.codec import encode
 
 __all__ = ["GATEWAY_PROJECT", "Dispatch", "Hosted"]
+
+logger = logging.getLogger("headgate.gateway")
 
 Builtin = Callable[[], Any]
 
@@ -95,6 +98,14 @@ class Dispatch:
             if error.started is None:
                 error.started = False
             self._requests.end(invocation, Failure(error))
+            return
+        except Exception:
+            # A bug, of a policy perhaps: it must not take the session and its other requests along.
+            logger.exception(
+                "The request %s to %s failed", invocation.request_id, invocation.target
+            )
+            text = f"The gateway failed at {invocation.target}; its log says more"
+            self._requests.end(invocation, Failure(RequestError(text)))
             return
         if invocation.ancestors:
             self.break_deadlocks(invocation)
@@ -293,7 +304,9 @@ def _no_project(name: str, known: Iterable[str], gateway: str) -> ProjectNotFoun
 
 
 def _no_handler(project: Project, name: str) -> HandlerNotFound:
-    broken = next((p for p in project.problems if p.handler == name), None)
+    # A problem without a handler is the project's own: nothing of it may serve.
+    problems = [p for p in project.problems if p.handler in (name, "")]
+    broken = next((p for p in problems if p.handler or not project.handlers), None)
     if broken is not None:
         return HandlerNotFound(
             f"The message handler {name!r} of project {project.name!r} could not be loaded: "

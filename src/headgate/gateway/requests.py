@@ -71,9 +71,10 @@ class Requests:
         """Give an open invocation an earlier deadline, if this one is earlier."""
         if deadline < invocation.deadline:
             invocation.deadline = deadline
-            # Its own one too, which counts when its parent has returned.
-            invocation.own_deadline = min(invocation.own_deadline, deadline)
             self._deadlines.add(deadline)
+        # The one that counts when its parent has returned, which may be later than the parent's.
+        if deadline < invocation.own_deadline:
+            invocation.own_deadline = deadline
 
     def end(self, invocation: Invocation, outcome: Outcome) -> None:
         """Answer an invocation, if it is open."""

@@ -74,19 +74,20 @@ class ProjectSource:
         check_settings(settings, file=file, line=line_of(self.text, *table))
 
 
-def find_projects(folder: Path, named: Mapping[str, Path] | None = None) -> dict[str, Path]:
+def find_projects(folder: Path | None, named: Mapping[str, Path] | None = None) -> dict[str, Path]:
     """
     Find the folders of plain projects.
 
     Args:
         folder: Holds a folder for each project. Folders whose name begins with a dot or an
-            underscore, and those with nothing of a project in them, are none.
+            underscore, and those with nothing of a project in them, are none. None for no folder.
         named: Further projects by name, wherever they stand; they win over those of the folder.
 
     Raises:
         ConfigurationError: A folder is missing, or a named one is no project.
     """
-    found = {path.name: path for path in sorted(_folders(folder)) if _is_plain_project(path)}
+    within = [] if folder is None else sorted(_folders(folder))
+    found = {path.name: path for path in within if _is_plain_project(path)}
     for name, path in (named or {}).items():
         if not _is_plain_project(path):
             raise ConfigurationError(

@@ -113,7 +113,7 @@ class Pool:
             # Counted before: the thread may take the first one while this one is still here.
             alone = len(self._queue) <= 1
             self._wake()
-            if alone:
+            if alone and self._waking:
                 return
         if not self._patrolling:
             self._patrolling = True
@@ -199,6 +199,10 @@ class Pool:
             try:
                 invocation, gate = queue.popitem(last=False)
             except KeyError:
+                # Another thread may have left its outcomes for whoever is next, and then have taken
+                # what this one was to be next with.
+                if len(ends):
+                    ends.wake()
                 if self._sleep(worker):
                     continue
                 return

@@ -251,8 +251,16 @@ class ThreadRuntime:
             self._ends.post((invocation, invocation.place, None))
 
     def _on_wait(self, invocation: Invocation) -> None:
-        pools = (self._pool, *self._dedicated)
-        if any(pool.is_stuck for pool in pools) or any(gate.waiting for gate in self._gates):
+        """Tell of a request that a handler now waits for, if it may never begin."""
+        last = invocation
+        while last.waits_for is not None:
+            last = last.waits_for
+        place = last.place
+        if isinstance(place, Gate):
+            if not last.started_at and place.holders(last):
+                self._tell_wait(invocation)
+        elif place is not None:
+            # It went to another gateway, from where it may have come back.
             self._tell_wait(invocation)
 
 

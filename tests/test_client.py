@@ -1,0 +1,511 @@
+"""A client's life: callbacks, connections that come and go, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import headgate
+from headgate.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    GatewayUnreachable,
+    HandlerNotFound,
+    Overloaded,
+    PermissionDenied,
+    RequestTimeout,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Rig
+
+ASYNC_HOLD = """
+    import asyncio
+    async def handleMessage(payload):
+        system.util.globals["running"].put(payload)
+        while not system.util.globals["go"].is_set():
+            await asyncio.sleep(0.002)
+        return payload
+    """
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients connect again quickly."""
+    monkeypatch.setattr("headgate.client.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("headgate.client.LONGEST_PAUSE", 0.1)
+
+
+class TestCallbacks:
+    def test_they_run_on_one_thread_in_the_order_of_ending(self, rig: Rig) -> None:
+        """Under `with`, callbacks run on one callback thread, which is not the network's."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, seen = rig.client(hub), []
+
+        def note(value: Any) -> None:
+            seen.append((value, threading.current_thread().name))
+
+        handles = [client.request("ACME", "echo", n, on_success=note) for n in range(200)]
+        handles += [client.request("ACME", "none", on_error=note) for _ in range(3)]
+        rig.until(lambda: len(seen) == 203)
+        assert {name for _, name in seen} == {"headgate-callbacks"}
+        results = [value for value, _ in seen[:200] if isinstance(value, int)]
+        assert sorted(results) == results
+        assert all(handle.done for handle in handles)
+
+    async def test_under_async_with_they_run_on_the_loop(self, rig: Rig) -> None:
+        """In asyncio code the callbacks run on the loop's own thread, in order."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        seen: list[Any] = []
+        async with headgate.connect(hub.url) as client:
+            for n in range(100):
+                client.request(
+                    "ACME", "echo", n, on_success=lambda v: seen.append((v, threading.get_ident()))
+                )
+            while len(seen) < 100:
+                await asyncio.sleep(0.001)
+        assert [value for value, _ in seen] == list(range(100))
+        assert {thread for _, thread in seen} == {threading.get_ident()}
+
+    async def test_a_request_of_another_thread_comes_back_to_the_loop(self, rig: Rig) -> None:
+        """Any thread may use an asyncio client; the callbacks still run on its loop."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        threads: list[int] = []
+        async with headgate.connect(hub.url) as client:
+            value = await asyncio.to_thread(
+                lambda: client.request(
+                    "ACME", "echo", 5, on_success=lambda v: threads.append(threading.get_ident())
+                ).get()
+            )
+            assert value == 5
+            while not threads:
+                await asyncio.sleep(0.001)
+        assert threads == [threading.get_ident()]
+
+    async def test_a_handle_is_awaited_on_any_loop(self, rig: Rig) -> None:
+        """A request of a threaded client can be awaited, and one of this loop in another."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        threaded = await asyncio.to_thread(rig.client, hub)
+        assert await threaded.request("ACME", "echo", 1) == 1
+        async with headgate.connect(hub.url) as client:
+
+            async def elsewhere() -> Any:
+                return await client.request("ACME", "echo", 2)
+
+            assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) == 2
+
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
+    def test_one_that_raises_is_logged_and_hurts_nothing(
+        self, rig: Rig, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+    ) -> None:
+        """Whatever a callback raises, the next callbacks run."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, seen = rig.client(hub), []
+
+        def bad(value: Any) -> None:
+            raise kind("in a callback")
+
+        client.request("ACME", "echo", 1, on_success=bad).get()
+        client.request("ACME", "echo", 2, on_success=seen.append).get()
+        rig.until(lambda: seen == [2])
+        assert "in a callback" in caplog.text
+
+    def test_a_callback_may_block_on_another_request(self, rig: Rig) -> None:
+        """The network goes on while a callback waits."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, seen = rig.client(hub), []
+        client.request(
+            "ACME", "echo", 1, on_success=lambda v: seen.append(client.request("ACME", "echo").get())
+        )
+        rig.until(lambda: seen == [{}])
+
+    def test_callbacks_that_are_due_run_before_close_returns(self, rig: Rig) -> None:
+        """After close() nothing is called any more, and everything that was due was called."""
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
+        client, ends = headgate.connect(hub.url), []
+        for n in range(50):
+            client.request("ACME", "hold", n, on_error=ends.append)
+        client.close()
+        assert len(ends) == 50
+        assert all(isinstance(error, ConnectionLost) for error in ends)
+
+    def test_a_client_may_be_closed_in_a_callback(self, rig: Rig) -> None:
+        """close() on the callback thread does not wait for itself."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, closed = headgate.connect(hub.url), threading.Event()
+        client.request("ACME", "echo", on_success=lambda v: (client.close(), closed.set()))
+        assert closed.wait(10)
+        assert not client.connected
+
+
+class TestConnecting:
+    def test_it_tells_whom_it_is_connected_to(self, rig: Rig) -> None:
+        """gateway, session_id, url and connected describe the connection."""
+        hub = rig.gateway({}, "plant")
+        client = rig.client(hub)
+        assert (client.gateway, client.url, client.connected) == ("plant", hub.url, True)
+        assert len(client.session_id) == 20
+
+    def test_nothing_there_is_an_error_at_once(self) -> None:
+        """connect() raises where no gateway runs, and says how to start one."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        with pytest.raises(GatewayUnreachable, match=f"headgate run .*--port {port}"):
+            headgate.connect(f"ws://127.0.0.1:{port}")
+
+    def test_a_gateway_that_is_gone_is_unreachable(self, rig: Rig, headgate_home: Path) -> None:
+        """A port with a token, but nobody listening, is GatewayUnreachable too."""
+        hub = rig.gateway({})
+        pointer = headgate_home / "ports" / str(hub.port)
+        text = pointer.read_text()
+        hub.stop()
+        assert not pointer.exists()
+        pointer.write_text(text)
+        with pytest.raises(GatewayUnreachable, match="No gateway answers on ws://127"):
+            headgate.connect(hub.url)
+
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:1", "127.0.0.1:1", "ws://", "ws://127.0.0.1:x", "ws://h:99999"]
+    )
+    def test_a_wrong_url_is_named(self, url: str) -> None:
+        """ConfigurationError says what to write instead."""
+        with pytest.raises(ConfigurationError, match=r"ws://127\.0\.0\.1:8188"):
+            headgate.connect(url)
+
+    @pytest.mark.parametrize("host", ["10.1.2.3", "127.0.0.1.example.com", "127.example.com"])
+    def test_another_machine_gets_no_local_token(self, host: str) -> None:
+        """The owner's token is for this machine's gateway; a name that only looks local is not."""
+        with pytest.raises(PermissionDenied, match="is another machine"):
+            headgate.connect(f"ws://{host}:8188")
+
+    def test_it_is_refused_on_a_running_loop(self, rig: Rig) -> None:
+        """`with connect()` in asyncio code would block the loop: the error names `async with`."""
+        hub = rig.gateway({})
+
+        async def wrong() -> None:
+            with headgate.connect(hub.url):
+                raise AssertionError
+
+        with pytest.raises(RuntimeError, match="async with headgate.connect"):
+            asyncio.run(wrong())
+
+    async def test_before_it_is_open_requests_fail_through_their_handles(self, rig: Rig) -> None:
+        """In asyncio code connect() only makes the client; it is not open before `async with`."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        client = headgate.connect(hub.url)
+        errors: list[Any] = []
+        handle = client.request("ACME", "echo", on_error=errors.append)
+        error = handle.error()
+        assert isinstance(error, GatewayUnreachable)
+        assert error.started is False
+        assert "async with" in str(error)
+        async with client:
+            assert await client.request("ACME", "echo", 1) == 1
+
+
+class TestClosed:
+    def test_a_closed_client_refuses_at_once(self, rig: Rig) -> None:
+        """After close() every request ends with GatewayUnreachable, started False."""
+        client = headgate.connect(rig.gateway({"ACME/echo": rig.ECHO}).url, connect_wait=10)
+        client.close()
+        client.close()
+        for handle in (client.request("ACME", "echo"), client.message("ACME", "echo")):
+            error = handle.getError()
+            assert isinstance(error, GatewayUnreachable)
+            assert error.started is False
+            assert "closed" in str(error)
+
+    def test_close_ends_everything_in_flight(self, rig: Rig) -> None:
+        """Waiting threads are woken with ConnectionLost; tables of both ends are empty."""
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
+        client = headgate.connect(hub.url)
+        handles = [client.request("ACME", "hold", n) for n in range(100)]
+        hub.globals["running"].get(timeout=5)
+        errors: list[Any] = []
+        waiting = [
+            threading.Thread(target=lambda h=handle: errors.append(h.getError()))
+            for handle in handles[:10]
+        ]
+        for thread in waiting:
+            thread.start()
+        client.close()
+        for thread in waiting:
+            thread.join(5)
+        assert len(errors) == 10
+        assert all(isinstance(handle.getError(), ConnectionLost) for handle in handles)
+        rig.settle(client)
+        rig.settle(hub)
+        assert hub.stats()["sessions"] == 0
+
+    async def test_leaving_async_with_ends_everything_in_flight(self, rig: Rig) -> None:
+        """The same in asyncio code, from whichever task awaits."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/hold": ASYNC_HOLD})
+        async with headgate.connect(hub.url) as client:
+            handles = [client.request("ACME", "hold", n) for n in range(50)]
+            tasks = [asyncio.ensure_future(handle) for handle in handles]
+            await asyncio.to_thread(hub.globals["running"].get, timeout=5)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(result, ConnectionLost) for result in results)
+
+    def test_closing_while_many_threads_ask_leaves_no_request_open(self, rig: Rig) -> None:
+        """Whatever moment a close comes at, each request ends."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, handles = headgate.connect(hub.url), []
+        asked = threading.Semaphore(0)
+
+        def ask() -> None:
+            for n in range(400):
+                handles.append(client.request("ACME", "echo", n))
+                asked.release()
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            asked.acquire()
+        client.close()
+        for thread in threads:
+            thread.join()
+        rig.until(lambda: all(handle.done for handle in handles))
+        assert len(handles) == 1600
+
+    def test_stopping_the_gateway_while_its_process_asks_leaves_no_request_open(
+        self, rig: Rig
+    ) -> None:
+        """The same for requests in the gateway's own process."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        scope, handles = hub.scope(""), []
+        asked = threading.Semaphore(0)
+
+        def ask() -> None:
+            for n in range(400):
+                handles.append(scope.request("ACME", "echo", n))
+                asked.release()
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(100):
+            asked.acquire()
+        hub.stop()
+        for thread in threads:
+            thread.join()
+        rig.until(lambda: all(handle.done for handle in handles))
+        errors = {type(handle.getError()) for handle in handles}
+        assert errors <= {type(None), GatewayUnreachable, ConnectionLost}
+
+    async def test_cancelling_the_awaiting_task_cancels_the_request(self, rig: Rig) -> None:
+        """The gateway is told; asyncio.shield keeps a request."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/hold": ASYNC_HOLD})
+        async with headgate.connect(hub.url) as client:
+            handle, kept = client.request("ACME", "hold", 1), client.request("ACME", "hold", 2)
+            tasks = [asyncio.ensure_future(h) for h in (handle, asyncio.shield(kept))]
+            for _ in tasks:
+                await asyncio.to_thread(hub.globals["running"].get, timeout=5)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert await asyncio.to_thread(handle.wait_fate, 5) == "stopped"
+            assert not kept.done
+            hub.globals["go"].set()
+            assert await kept == 2
+
+
+@pytest.mark.usefixtures("fast")
+class TestReconnecting:
+    def restart(self, rig: Rig, hub: headgate.Gateway) -> headgate.Gateway:
+        return rig.gateway({}, port=hub.port)
+
+    def test_requests_in_flight_end_and_the_client_comes_back(self, rig: Rig) -> None:
+        """When the gateway stops, requests end; when it is back, the client is, too."""
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD, "ACME/echo": rig.ECHO})
+        client = rig.client(hub)
+        before = client.session_id
+        handle = client.request("ACME", "hold", 1)
+        hub.globals["running"].get(timeout=5)
+        hub.stop(0.05)
+        assert isinstance(handle.getError(), ConnectionLost)
+        rig.until(lambda: not client.connected)
+        error = client.request("ACME", "echo").getError()
+        assert isinstance(error, GatewayUnreachable)
+        assert error.started is False
+        assert (client.gateway, client.session_id) == ("", "")
+        self.restart(rig, hub)
+        rig.until(lambda: client.connected)
+        assert client.request("ACME", "echo", 2).get() == 2
+        assert client.session_id != before
+
+    def test_with_connect_wait_requests_wait_in_order(self, rig: Rig) -> None:
+        """They are held while there is no connection, and sent in the order they were made."""
+        hub = rig.gateway(
+            {
+                "ACME/note": """
+                import headgate
+                @headgate.handler(threading="Dedicated")
+                def handleMessage(payload):
+                    system.util.globals["running"].put(payload)
+                """
+            }
+        )
+        client = rig.client(hub, connect_wait=20)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        handles = [client.request("ACME", "note", n) for n in range(300)]
+        rig.until(lambda: client.stats()["held"] == 300)
+        again = self.restart(rig, hub)
+        for handle in handles:
+            assert handle.getError() is None
+        assert [again.globals["running"].get(timeout=5) for _ in range(300)] == list(range(300))
+
+    def test_a_held_request_ends_at_its_own_deadline(self, rig: Rig) -> None:
+        """The deadline runs while a request is held, whatever is held before it."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = rig.client(hub, connect_wait=9)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        order: list[str] = []
+        long = client.request("ACME", "echo", on_error=lambda e: order.append("long"))
+        short = client.request(
+            "ACME", "echo", timeout=0.1, on_error=lambda e: order.append("short")
+        )
+        error = short.getError()
+        assert isinstance(error, RequestTimeout)
+        assert error.started is False
+        rig.until(lambda: order == ["short"])
+        assert not long.done
+        long.cancel()
+
+    def test_connect_wait_has_an_end(self, rig: Rig) -> None:
+        """After connect_wait seconds a held request is GatewayUnreachable, started False."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = rig.client(hub, connect_wait=0.1)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        error = client.request("ACME", "echo").getError()
+        assert isinstance(error, GatewayUnreachable)
+        assert error.started is False
+
+    def test_at_most_a_thousand_are_held(self, rig: Rig) -> None:
+        """One more is Overloaded at once; one that is cancelled makes room."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = rig.client(hub, connect_wait=20)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        handles = [client.request("ACME", "echo") for _ in range(1000)]
+        error = client.request("ACME", "echo").getError()
+        assert isinstance(error, Overloaded)
+        assert error.started is False
+        for handle in handles:
+            handle.cancel()
+        rig.settle(client)
+        again = client.request("ACME", "echo", 1)
+        self.restart(rig, hub)
+        assert again.get() == 1
+
+    def test_a_cancelled_held_request_is_never_sent(self, rig: Rig) -> None:
+        """Cancel takes a held request back: it did not start."""
+        hub = rig.gateway(
+            {"ACME/note": "def handleMessage(p): system.util.globals['running'].put(p)"}
+        )
+        client = rig.client(hub, connect_wait=20)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        cancelled, kept = client.request("ACME", "note", 1), client.request("ACME", "note", 2)
+        cancelled.cancel()
+        assert cancelled.started is False
+        assert cancelled.fate == "not started"
+        again = self.restart(rig, hub)
+        kept.get()
+        assert again.globals["running"].get(timeout=5) == 2
+        assert again.globals["running"].empty()
+
+    def test_close_ends_what_is_held(self, rig: Rig) -> None:
+        """A client that is closed while it waits for a connection leaves nothing open."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = headgate.connect(hub.url, connect_wait=20)
+        hub.stop()
+        rig.until(lambda: not client.connected)
+        handles = [client.request("ACME", "echo") for _ in range(20)]
+        client.close()
+        assert all(isinstance(h.getError(), GatewayUnreachable) for h in handles)
+
+    async def test_an_asyncio_client_that_asks_while_the_gateway_stops(self, rig: Rig) -> None:
+        """Whatever moment the good-bye comes at, request() returns and each handle ends."""
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        handles = []
+        async with headgate.connect(hub.url) as client:
+            stopping = asyncio.ensure_future(asyncio.to_thread(hub.stop, 0.05))
+            while client.connected:
+                handles += [client.request("ACME", "echo", n) for n in range(20)]
+                await asyncio.sleep(0)
+            handles += [client.request("ACME", "echo", n) for n in range(20)]
+            await stopping
+            async with asyncio.timeout(5):
+                await asyncio.gather(*handles, return_exceptions=True)
+        assert all(handle.done for handle in handles)
+
+    def test_a_threaded_client_that_asks_while_the_gateway_stops(self, rig: Rig) -> None:
+        """The same from other threads than the channel's."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, handles = rig.client(hub), []
+        stopping = threading.Thread(target=hub.stop, args=(0.05,))
+        stopping.start()
+        while client.connected:
+            handles += [client.request("ACME", "echo", n) for n in range(5)]
+        stopping.join()
+        rig.until(lambda: all(handle.done for handle in handles), 5)
+
+    def test_another_gateway_on_the_port_is_final(self, rig: Rig, headgate_home: Path) -> None:
+        """What does not know the token ends the client for good, and the error says why."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = rig.client(hub)
+        token = (hub.data / "local-token").read_text()
+        hub.stop()
+        other = rig.gateway({}, "other", port=hub.port)
+        stolen = rig.folder / "stolen-token"
+        stolen.write_text(token)
+        stolen.chmod(0o600)
+        (headgate_home / "ports" / str(other.port)).write_text(str(stolen))
+        rig.until(lambda: "token" in str(client.request("ACME", "echo").getError()))
+        error = client.request("ACME", "echo").getError()
+        assert isinstance(error, GatewayUnreachable)
+        assert "does not know the owner's local token" in str(error)
+        assert not client.connected
+
+
+class TestLimits:
+    def test_the_credit_of_a_session_in_asyncio_code(self, rig: Rig) -> None:
+        """The 4,097th request is Overloaded at once, on the loop's own thread too."""
+
+        async def main() -> None:
+            async with headgate.connect(hub.url) as client:
+                handles = [client.request("ACME", "hold", n) for n in range(4096)]
+                error = client.request("ACME", "hold").error()
+                assert isinstance(error, Overloaded)
+                assert error.started is False
+                hub.globals["go"].set()
+                assert await asyncio.gather(*handles) == list(range(4096))
+                assert isinstance(client.request("ACME", "none").error, object)
+                with pytest.raises(HandlerNotFound):
+                    await client.request("ACME", "none")
+                assert not any(client.stats().values())
+
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
+        asyncio.run(main())
+
+    def test_several_clients_are_told_apart(self, rig: Rig) -> None:
+        """Each session has its own requests, its own id and its own order."""
+        hub = rig.gateway(
+            {"ACME/who": "def handleMessage(p, context): return context.caller.session"}
+        )
+        clients = [rig.client(hub) for _ in range(10)]
+        sessions = [client.request("ACME", "who").get() for client in clients]
+        assert sessions == [client.session_id for client in clients]
+        assert len(set(sessions)) == 10
+        assert hub.stats()["sessions"] == 10
