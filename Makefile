@@ -36,7 +36,7 @@ format: $(STAMP)  ## let ruff write the format and the simple fixes
 	@$(BIN)/ruff format .
 
 bench-quick: $(STAMP)  ## requests a second, beside the bare echo in the same run
-	@$(BIN)/python benchmarks/quick.py
+	@$(BIN)/python -m benchmarks.quick
 
 build: $(STAMP)  ## the wheel, into dist/
 	@rm -rf dist

@@ -64,8 +64,9 @@ class Rig:
         options = {"port": 0, "data": self.folder / name / "data", **options}
         gateway = headgate.Gateway(name, projects=self.projects(scripts, name), **options)
         gateway.globals.update(go=threading.Event(), running=queue.Queue())
+        gateway.start()
         self._gateways.append(gateway)
-        return gateway.start()
+        return gateway
 
     def client(self, gateway: headgate.Gateway, **options: Any) -> headgate.Client:
         """Connect a client."""
@@ -99,7 +100,9 @@ class Rig:
         try:
             for gateway in self._gateways:
                 gateway.globals["go"].set()
-            for owner in (*self._clients, *self._gateways):
+            # A gateway that was stopped in the middle of something takes no end of it any more.
+            running = [gateway for gateway in self._gateways if gateway.running]
+            for owner in (*self._clients, *running):
                 self.settle(owner)
         finally:
             for client in self._clients:

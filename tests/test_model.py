@@ -43,7 +43,7 @@ from headgate.invocation import Fate
 from headgate.outcome import Failure, Success
 from headgate.request import Request
 from headgate.wire import session as session_module
-from headgate.wire.frames import Call, Cancel, decode_batch, encode
+from headgate.wire.frames import Batch, Bye, Call, Cancel, Fault, decode_batch, encode
 from headgate.wire.session import ANSWER_GRACE, FATE_SECONDS, Credit, Session, State
 
 CREDIT = Credit(in_flight=8, unsent=200)
@@ -700,6 +700,80 @@ def test_every_request_ends_exactly_once() -> None:
             suppress_health_check=CALM,
         ),
     )
+
+
+# --- what the machine cannot reach ---------------------------------------------------------------
+
+
+class Asking:
+    """A requester that keeps what is to be cancelled."""
+
+    def __init__(self) -> None:
+        self.withdrawn: list[Request] = []
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+    def invoke(self, function: Callable[[], None]) -> None:
+        function()
+
+    def withdraw(self, request: Request) -> None:
+        self.withdrawn.append(request)
+
+
+def asked(requester: Asking) -> tuple[Request, Call]:
+    return Request(requester, "ACME", "test", 100.0), Call(0, "ACME", "test", b"", 0)
+
+
+def test_a_refused_request_does_not_take_another_ones_number() -> None:
+    """A request that another thread cancels while it is refused leaves the next one alone."""
+    requester = Asking()
+    (first, its_frame), (second, frame) = asked(requester), asked(requester)
+
+    class CancelledMeanwhile(Session):
+        def call(self, outstanding: Any, call: Any) -> int:
+            if outstanding is first:
+                assert first.cancel()
+                raise Overloaded("full", started=False)
+            return super().call(outstanding, call)
+
+    session = CancelledMeanwhile(now=0.0, id="ab" * 10)
+    exchange.hand_over(session, first, its_frame)
+    exchange.hand_over(session, second, frame)
+    assert requester.withdrawn == [first]
+    exchange.cancel(session, first, 1.0)
+    assert list(session.calls.values()) == [second]
+    exchange.lose(session, "gone")
+    assert isinstance(second.error(), RequestError)
+    assert first.request_id != second.request_id
+
+
+@pytest.mark.parametrize("hand_on", [exchange.send, exchange.hand_over])
+def test_a_closing_session_is_no_connection(hand_on: Callable[..., None]) -> None:
+    """A request in the moment between good-bye and the end of the connection ends at once."""
+    session = Session(now=0.0, id="ab" * 10)
+    session.receive(encode(Batch(0.0, [Bye("maintenance")])), 0.0)
+    request, frame = asked(Asking())
+    hand_on(session, request, frame)
+    error = request.error()
+    assert isinstance(error, GatewayUnreachable)
+    assert error.started is False
+    assert session.stats() == QUIET
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [("timeout", "ACME/test gave no result before the request's deadline"), ("denied", "")],
+)
+def test_only_a_timeout_speaks_of_the_deadline(code: str, text: str) -> None:
+    """An error that arrives without a text is not given the text of another one."""
+    session = Session(now=0.0, id="ab" * 10)
+    request, frame = asked(Asking())
+    exchange.send(session, request, frame)
+    exchange.take(session.receive(encode(Batch(0.0, [Fault(1, code, "", None)])), 0.0))
+    error = request.error()
+    assert error is not None
+    assert (error.code, str(error)) == (code, text)
 
 
 # --- planted bugs ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from headgate.channel.protocol import Channel
 from headgate.errors import (
     GatewayUnreachable,
     HeadgateError,
+    LocalProtocolError,
     Overloaded,
     PermissionDenied,
     RequestTimeout,
@@ -31,7 +32,7 @@ from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
 from headgate.scope import NEARBY, Delivery, Route, Scope, entered, left
 from headgate.threads import CallbackThread, LoopThread, Mailbox
-from headgate.wire.frames import Call, Cast
+from headgate.wire.frames import Bye, Call, Cast
 from headgate.wire.session import Event
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Client(Scope):
         self._callbacks: CallbackThread | None = None
         self._held: deque[_Held] = deque()
         self._held_timer: asyncio.TimerHandle | None = None
+        self._held_until = math.inf
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed_for = "the client is not open: use `with` or `async with`"
 
@@ -200,12 +202,13 @@ class Client(Scope):
         if self._callbacks is not None:
             self._callbacks.invoke(function)
             return
-        assert self._loop is not None
         try:
+            # A client that is not open yet was made on a loop: the one that will be its own.
+            loop = self._loop or asyncio.get_running_loop()
             if get_ident() == self._thread_id:
-                self._loop.call_soon(function)
+                loop.call_soon(function)
             else:
-                self._loop.call_soon_threadsafe(function)
+                loop.call_soon_threadsafe(function)
         except RuntimeError:
             logger.debug("A callback is dropped: the event loop of its client is closed")
 
@@ -226,7 +229,10 @@ class Client(Scope):
         if channel is None:
             self._hold(request, frame)
             return
-        exchange.send(channel.open_session, request, frame)
+        try:
+            exchange.send(channel.open_session, request, frame)
+        except LocalProtocolError:
+            self._hold(request, frame)
         channel.flush_soon()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
@@ -299,11 +305,18 @@ class Client(Scope):
         if channel is None:
             if frame is not None:
                 self._hold(request, frame)
+            else:
+                # Cancelled while it was held: it makes room at once.
+                self._drop_held(time.monotonic())
             return
         if frame is None:
             exchange.cancel(channel.open_session, request, time.monotonic())
         else:
-            exchange.hand_over(channel.open_session, request, frame)
+            try:
+                exchange.hand_over(channel.open_session, request, frame)
+            except LocalProtocolError:
+                # The session is over, and the connection's end is not known here yet.
+                self._hold(request, frame)
 
     def _flush(self) -> None:
         channel = self._channel
@@ -312,6 +325,10 @@ class Client(Scope):
 
     def _received(self, channel: Channel, events: list[Event]) -> None:
         exchange.take(events)
+        if type(events[-1][0]) is Bye:
+            # It is the last of its session, whether or not the gateway closes the connection.
+            self._lost(channel, "the gateway closed it")
+            channel.close()
 
     def _lost(self, channel: Channel, reason: str) -> None:
         """End every request of a connection that is over, and connect again."""
@@ -355,14 +372,17 @@ class Client(Scope):
             return
         until = min(time.monotonic() + self._connect_wait, request.deadline)
         self._held.append(_Held(until, request, frame))
-        if self._held_timer is None:
+        if self._held_timer is None or until < self._held_until:
             self._arm_held()
 
     def _arm_held(self) -> None:
         assert self._loop is not None
-        self._held_timer = None
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
         if self._held:
-            pause = min(held.until for held in self._held) - time.monotonic()
+            self._held_until = min(held.until for held in self._held)
+            pause = self._held_until - time.monotonic()
             self._held_timer = self._loop.call_later(max(0.005, pause), self._look_at_held)
 
     def _look_at_held(self) -> None:

@@ -233,5 +233,6 @@ class CallbackThread:
     def _call(self, function: Callable[[], None]) -> None:
         try:
             function()
-        except Exception:
+        except BaseException:
+            # Also sys.exit(): there would be no thread for the callbacks after it.
             logger.exception("A function on the callback thread failed")

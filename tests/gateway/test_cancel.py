@@ -124,7 +124,7 @@ class TestCancel:
         assert handle.wait_fate(5) == "finished"
 
     def test_an_async_handler_is_interrupted(self, rig: Rig, scope: Any) -> None:
-        """The task of an async handler is cancelled, its finally runs, and the fate is "stopped"."""
+        """The task of an async handler is cancelled, its finally runs; fate "stopped"."""
         hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
         handle = scope(hub).request("ACME", "hold", "valve")
         assert begun(hub) == "valve"
@@ -160,9 +160,7 @@ class TestCancel:
         caller, ends = scope(hub), []
         handles = []
         for n in range(600):
-            handle = caller.request(
-                "ACME", "echo", n, on_success=ends.append, on_error=ends.append
-            )
+            handle = caller.request("ACME", "echo", n, on_success=ends.append, on_error=ends.append)
             handles.append(handle)
             if n % 3 == 0:
                 handles[n // 2].cancel()

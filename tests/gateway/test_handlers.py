@@ -242,7 +242,7 @@ class TestExceptions:
         assert caller.request("ACME", "good", timeout=5).get() == "fine"
 
     def test_a_task_of_an_async_handler_that_exits_hurts_no_other_handler(self, rig: Rig) -> None:
-        """SystemExit in a task that an async handler left behind does not end the project's loop."""
+        """SystemExit in a task that a handler left behind does not end the project's loop."""
         hub = rig.gateway(
             {
                 "ACME/bad": """

@@ -489,9 +489,7 @@ class TestDeadlock:
                     system.util.sendRequest("ACME", "{other}")
                 return "fine"
             """
-        hub = rig.gateway(
-            {"ACME/a": script.format(other="b"), "ACME/b": script.format(other="a")}
-        )
+        hub = rig.gateway({"ACME/a": script.format(other="b"), "ACME/b": script.format(other="a")})
         hub.globals["barrier"] = threading.Barrier(2)
         client = rig.client(hub)
         handles = [client.request("ACME", name, {"first": 1}, timeout=20) for name in "ab"]
@@ -527,9 +525,7 @@ class TestDeadlock:
             """
         hub = rig.gateway({"A/ask": script.format(other="B"), "B/ask": script.format(other="A")})
         client = rig.client(hub)
-        handles = [
-            client.request("AB"[n % 2], "ask", {"depth": 6}, timeout=25) for n in range(200)
-        ]
+        handles = [client.request("AB"[n % 2], "ask", {"depth": 6}, timeout=25) for n in range(200)]
         errors = [handle.getError() for handle in handles]
         for error in errors:
             assert error is None or "would wait for ever" in str(error)

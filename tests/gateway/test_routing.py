@@ -338,7 +338,8 @@ class TestBadInput:
         """A handler whose settings are wrong says so when it is asked."""
         hub = rig.gateway(
             {
-                "ACME/bad": "import headgate\n@headgate.handler(threading='dedicated')\n" + rig.ECHO,
+                "ACME/bad": "import headgate\n@headgate.handler(threading='dedicated')\n"
+                + rig.ECHO,
                 "ACME/good": rig.ECHO,
             }
         )

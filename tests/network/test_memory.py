@@ -67,7 +67,9 @@ def sites(rig: Rig, network: MemoryNetwork) -> tuple[headgate.Gateway, headgate.
 @pytest.fixture(params=["client", "in process"])
 def caller(request: pytest.FixtureRequest, rig: Rig, sites: Any) -> Any:
     """Somebody at the hub."""
-    return rig.client(sites[0], host_name="panel") if request.param == "client" else sites[0].scope("")
+    return (
+        rig.client(sites[0], host_name="panel") if request.param == "client" else sites[0].scope("")
+    )
 
 
 def begun(gateway: headgate.Gateway) -> Any:
@@ -240,7 +242,9 @@ class TestDeadlock:
         if late:
             # The word that A/two runs has come, and it waits for A/one here.
             rig.until(lambda: hub.stats()["handlers_queued"] == 1)
-            rig.until(lambda: any(i.announced for i in hub._requests.on_this_node() if i.remote_server))
+            rig.until(
+                lambda: any(i.announced for i in hub._requests.on_this_node() if i.remote_server)
+            )
             hub.globals["go"].set()
         error = handle.getError()
         assert isinstance(error, HandlerError)

@@ -17,10 +17,14 @@ def main(url: str, script: str) -> None:
     with headgate.connect(url):
         names = runpy.run_path(script, init_globals={"system": headgate.system})
         handle = names["myHandle"]
-        print(f"handle|{type(handle).__name__}")
-        print(f"block|{handle.block()}")
-        print(f"get|{handle.get()}")
-        print(f"getError|{handle.getError()}")
+        ended = [
+            f"handle|{type(handle).__name__}",
+            f"block|{handle.block()}",
+            f"get|{handle.get()}",
+            f"getError|{handle.getError()}",
+        ]
+    # All callbacks have run by now, so their lines are not mixed with these.
+    print(*ended, sep="\n")
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def forget_port(port: int, data: Path) -> None:
 def token_of_port(port: int) -> bytes | None:
     """Return the token of this user's gateway on a port, None if there is none."""
     try:
-        file = Path(_pointer(port).read_text("utf-8"))
-        return _read_private(file)
-    except FileNotFoundError:
+        file = _pointer(port).read_text("utf-8")
+        return _read_private(Path(file)) if file else None
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -100,7 +100,8 @@ def _write_private(file: Path, text: str) -> None:
     """Write a file that only this user can read, so that nobody ever sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
     draft.replace(file)
 

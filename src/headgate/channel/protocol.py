@@ -197,7 +197,9 @@ class Channel(asyncio.Protocol):
             return
         if events:
             self._on_events(self, events)
-        if session.has_data:
+        if session.state is State.CLOSING:
+            self.close("the peer said good-bye")
+        elif session.has_data:
             self.flush_soon()
 
     def _fail(self, error: RemoteProtocolError) -> None:

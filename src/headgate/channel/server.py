@@ -99,9 +99,12 @@ class ServerChannel(Channel):
         if self._head_bytes > HEAD_BYTES:
             self._turn_away("the head of the request is too large")
             return
-        super().data_received(data)
-        if self._server.handshake_exc is not None and not self._upgraded:
+        self._server.receive_data(data)
+        if self._server.handshake_exc is not None:
+            # Before the core closes the connection without a word.
             self._answer_garbage()
+        else:
+            super().data_received(b"")
 
     def _wait_for(self, what: str, seconds: float) -> None:
         if self._patience is not None:

@@ -17,6 +17,7 @@ from headgate.errors import (
     PermissionDenied,
     ProjectNotFound,
     RequestError,
+    RequestTimeout,
 )
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.project import Project
@@ -193,8 +194,12 @@ class Dispatch:
         # A message is no child of the handler that sends it: it is over before the handler goes on.
         invocation.parent = None
         self._requests.add(invocation)
-        report = [self._to_gateway(invocation)] if "G" in scope else []
-        self._requests.end(invocation, Encoded(encode(report)))
+        try:
+            report = [self._to_gateway(invocation)] if "G" in scope else []
+        except RequestError as error:
+            self._requests.end(invocation, Failure(error))
+        else:
+            self._requests.end(invocation, Encoded(encode(report)))
 
     def _to_gateway(self, message: Invocation) -> str:
         copy = Invocation(
@@ -216,7 +221,9 @@ class Dispatch:
             status = "SENT"
         except RequestError as error:
             self._requests.end(copy, Failure(error))
-            status = _SEND_STATUS.get(type(error), "NO_HANDLER")
+            if type(error) not in _SEND_STATUS:
+                raise
+            status = _SEND_STATUS[type(error)]
         fields = {
             "scope": "G",
             "gateway": self._gateway.name,
@@ -224,7 +231,7 @@ class Dispatch:
             "handler": message.handler,
             "sendStatus": status,
         }
-        return ",".join(f"{name}={value}" for name, value in fields.items())
+        return ",".join(f"{name}={_escaped(value)}" for name, value in fields.items())
 
     # --- ends ------------------------------------------------------------------------------------
 
@@ -237,6 +244,9 @@ class Dispatch:
         gate.finished(invocation)
         if invocation.outcome is None:
             self._requests.end(invocation, outcome)
+            if type(outcome) is Failure and type(outcome.error) is RequestTimeout:
+                # It was too late to begin. Whoever waits for the fate of what timed out is told.
+                invocation.asker.learned(invocation, Fate.NOT_STARTED)
         else:
             invocation.asker.learned(invocation, _fate(outcome))
 
@@ -277,9 +287,16 @@ class _Nobody:
 NOBODY = _Nobody()
 
 _SEND_STATUS: dict[type[RequestError], str] = {
+    ProjectNotFound: "NO_HANDLER",
+    HandlerNotFound: "NO_HANDLER",
     PermissionDenied: "DENIED",
     Overloaded: "OVERLOADED",
 }
+
+
+def _escaped(value: str) -> str:
+    """Keep the report's own separators out of a name, as URLs do."""
+    return value.replace("%", "%25").replace(",", "%2C").replace("=", "%3D")
 
 
 def _fate(outcome: Outcome) -> str:

@@ -167,6 +167,8 @@ class Gateway:
             RuntimeError: An event loop runs on this thread: use ``async with`` there.
         """
         refuse_on_event_loop("Gateway.start()", "async with headgate.Gateway(...) as gateway")
+        if self._loop_thread is not None:
+            return self
         thread = self._loop_thread = LoopThread(f"headgate-{self.name}")
         thread.start()
         try:
@@ -191,6 +193,8 @@ class Gateway:
         self._loop_thread = None
         thread.run(self._stop(grace))
         thread.stop()
+        for invocation, _ in self._asked.take_all():
+            self._refuse(invocation)
         self._callbacks.close()
 
     def __enter__(self) -> Self:
@@ -224,6 +228,7 @@ class Gateway:
     async def _start(self) -> None:
         self._require_loopback()
         loop = self._loop = asyncio.get_running_loop()
+        self._stopping = False
         self._thread_id = threading.get_ident()
         self._requests = Requests(recorder=self._recorder, later=loop.call_later)
         self._dispatch = Dispatch(
@@ -361,16 +366,21 @@ class Gateway:
         return sizes
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
-        stopped = self._stopping or self._loop is None
-        if stopped or not self._asked.post(item):
-            error = GatewayUnreachable(f"The gateway {self.name!r} does not run", started=False)
-            item[0].asker.ended(item[0], Failure(error))
+        # While it stops, what is in flight may still ask for what it needs.
+        nested = item[0].parent is not None
+        serves = self._server is not None and (nested or not self._stopping)
+        if not serves or not self._asked.post(item):
+            self._refuse(item[0])
+
+    def _refuse(self, invocation: Invocation) -> None:
+        error = GatewayUnreachable(f"The gateway {self.name!r} does not run", started=False)
+        invocation.asker.ended(invocation, Failure(error))
 
     # --- the network's side -----------------------------------------------------------------------
 
     def receive(self, invocation: Invocation) -> None:
         """Take an invocation of another gateway."""
-        self.call(lambda: self._dispatch.request(invocation))
+        self.call(lambda: self.dispatch(invocation))
 
     def stop_received(self, invocation: Invocation) -> None:
         """Stop an invocation of another gateway."""
@@ -400,7 +410,9 @@ class Gateway:
 
     def _take_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         invocation, delivery = item
-        if delivery is None:
+        if self._server is None:
+            self._refuse(invocation)
+        elif delivery is None:
             self._dispatch.nested(invocation)
         else:
             self._dispatch.deliver(invocation, *delivery)

@@ -63,6 +63,7 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
     try:
         payload = decode(invocation.payload)
     except PayloadError as error:
+        error.started = False
         return Failure(error)
     try:
         if handler.takes_context:
@@ -81,6 +82,7 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
     try:
         payload = decode(invocation.payload)
     except PayloadError as error:
+        error.started = False
         return Failure(error)
     try:
         if handler.takes_context:
