@@ -23,7 +23,7 @@ from headgate.wire.session import Credit, Session
 DOCUMENT = Path(__file__).with_name("protocol.md")
 BEGIN, END = "<!-- example: begin -->\n", "<!-- example: end -->\n"
 
-PORT = 8188
+ADDRESS = "127.0.0.1:8188"
 TOKEN = bytes(range(0x00, 0x20))
 CLIENT_NONCE = bytes(range(0x20, 0x40))
 GATEWAY_NONCE = bytes(range(0x40, 0x60))
@@ -47,9 +47,9 @@ class Message(NamedTuple):
 def messages() -> list[Message]:
     """Play a login, a request and its response; return every message in order."""
     client = ClientHandshake(
-        token=TOKEN, port=PORT, nonce=CLIENT_NONCE, project="", host_name="panel-1"
+        token=TOKEN, address=ADDRESS, nonce=CLIENT_NONCE, project="", host_name="panel-1"
     )
-    gateway = GatewayHandshake(token=TOKEN, port=PORT, nonce=GATEWAY_NONCE)
+    gateway = GatewayHandshake(token=TOKEN, address=ADDRESS, nonce=GATEWAY_NONCE)
     hello = client.hello()
     challenge = gateway.receive(hello)
     assert isinstance(challenge, bytes)
@@ -92,12 +92,12 @@ def _request(calling: Session, serving: Session) -> tuple[bytes, bytes]:
 def section() -> str:
     """Return the section as Markdown."""
     parts = [
-        f"The token is `{TOKEN.hex()}`, the port {PORT}. The HMAC-SHA256 under that token",
+        f"The token is `{TOKEN.hex()}`, the address {ADDRESS}. The HMAC-SHA256 under that token",
         "of the following bytes is the gateway's proof, and with `client` in place of `gateway`",
         "the client's:",
         "",
         "```text",
-        _dump(b"headgate 1 gateway %d " % PORT + CLIENT_NONCE + GATEWAY_NONCE),
+        _dump(f"headgate 1 gateway {ADDRESS} ".encode() + CLIENT_NONCE + GATEWAY_NONCE),
         "```",
     ]
     for number, message in enumerate(messages(), 1):

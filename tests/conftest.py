@@ -101,7 +101,7 @@ class Rig:
             for gateway in self._gateways:
                 gateway.globals["go"].set()
             # A gateway that was stopped in the middle of something takes no end of it any more.
-            running = [gateway for gateway in self._gateways if gateway.running]
+            running = [gateway for gateway in self._gateways if gateway._server is not None]
             for owner in (*self._clients, *running):
                 self.settle(owner)
         finally:

@@ -72,7 +72,9 @@ class Stage:
         self._thread.start()
 
     def _talk(self, peer: ServerConnection) -> None:
-        handshake = GatewayHandshake(token=self._token, port=self.port, nonce=os.urandom(32))
+        handshake = GatewayHandshake(
+            token=self._token, address=f"127.0.0.1:{self.port}", nonce=os.urandom(32)
+        )
         answer = handshake.receive(peer.recv())
         assert isinstance(answer, bytes)
         peer.send(answer)

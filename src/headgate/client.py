@@ -22,7 +22,6 @@ from headgate.channel.protocol import Channel
 from headgate.errors import (
     GatewayUnreachable,
     HeadgateError,
-    LocalProtocolError,
     Overloaded,
     PermissionDenied,
     RequestTimeout,
@@ -229,10 +228,7 @@ class Client(Scope):
         if channel is None:
             self._hold(request, frame)
             return
-        try:
-            exchange.send(channel.open_session, request, frame)
-        except LocalProtocolError:
-            self._hold(request, frame)
+        exchange.send(channel.open_session, request, frame)
         channel.flush_soon()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
@@ -312,11 +308,7 @@ class Client(Scope):
         if frame is None:
             exchange.cancel(channel.open_session, request, time.monotonic())
         else:
-            try:
-                exchange.hand_over(channel.open_session, request, frame)
-            except LocalProtocolError:
-                # The session is over, and the connection's end is not known here yet.
-                self._hold(request, frame)
+            exchange.hand_over(channel.open_session, request, frame)
 
     def _flush(self) -> None:
         channel = self._channel

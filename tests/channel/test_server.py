@@ -105,7 +105,9 @@ def open_socket(hub: headgate.Gateway, **options: Any) -> ClientConnection:
 def logged_in(hub: headgate.Gateway) -> Iterator[ClientConnection]:
     """Log in by hand."""
     with open_socket(hub) as peer:
-        handshake = ClientHandshake(token=hub.token, port=hub.port, nonce=os.urandom(32))
+        handshake = ClientHandshake(
+            token=hub.token, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+        )
         peer.send(handshake.hello())
         answer = handshake.receive(peer.recv(), time.monotonic())
         assert isinstance(answer, bytes)
@@ -299,7 +301,9 @@ class TestLogin:
     def test_a_forged_proof_is_refused(self, hub: headgate.Gateway, records: Records) -> None:
         """Who cannot prove the token gets a Refuse with its reason, and no session."""
         with open_socket(hub) as peer:
-            handshake = ClientHandshake(token=b"?" * 32, port=hub.port, nonce=os.urandom(32))
+            handshake = ClientHandshake(
+                token=b"?" * 32, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+            )
             peer.send(handshake.hello())
             peer.recv(timeout=5)
             peer.send(encode(Proof(b"?" * 32)))
@@ -313,7 +317,9 @@ class TestLogin:
     def test_there_is_one_try(self, hub: headgate.Gateway) -> None:
         """After a wrong proof even the right one opens no session."""
         with open_socket(hub) as peer:
-            handshake = ClientHandshake(token=hub.token, port=hub.port, nonce=os.urandom(32))
+            handshake = ClientHandshake(
+                token=hub.token, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+            )
             peer.send(handshake.hello())
             answer = handshake.receive(peer.recv(timeout=5), time.monotonic())
             try:
@@ -359,7 +365,7 @@ class TestLogin:
         hub.stop()
         squatter = rig.gateway({}, "squatter", port=hub.port)
         pointer.write_text(text)
-        with pytest.raises(PermissionDenied, match=f"port {hub.port} does not know"):
+        with pytest.raises(PermissionDenied, match=f":{hub.port} does not know"):
             headgate.connect(squatter.url)
         assert squatter.stats()["sessions"] == 0
 

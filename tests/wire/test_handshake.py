@@ -40,18 +40,22 @@ from headgate.wire.handshake import (
 from headgate.wire.session import Credit, Session
 
 TOKEN = b"t" * 32
-PORT = 8188
+ADDRESS = "127.0.0.1:8188"
 SESSION = "00" * 10
 
 
-def client_side(token: bytes = TOKEN, port: int = PORT, nonce: bytes = b"c") -> ClientHandshake:
+def client_side(
+    token: bytes = TOKEN, address: str = ADDRESS, nonce: bytes = b"c"
+) -> ClientHandshake:
     return ClientHandshake(
-        token=token, port=port, nonce=nonce * 32, project="ACME", host_name="panel-1"
+        token=token, address=address, nonce=nonce * 32, project="ACME", host_name="panel-1"
     )
 
 
-def gateway_side(token: bytes = TOKEN, port: int = PORT, nonce: bytes = b"g") -> GatewayHandshake:
-    return GatewayHandshake(token=token, port=port, nonce=nonce * NONCE_BYTES)
+def gateway_side(
+    token: bytes = TOKEN, address: str = ADDRESS, nonce: bytes = b"g"
+) -> GatewayHandshake:
+    return GatewayHandshake(token=token, address=address, nonce=nonce * NONCE_BYTES)
 
 
 def greeting(in_flight: int = 7, unsent: int = 1000) -> tuple[bytes, Session]:
@@ -116,7 +120,9 @@ def test_a_gateway_without_the_token_learns_nothing() -> None:
     client, squatter = client_side(), gateway_side(token=b"x" * 32)
     challenge = squatter.receive(client.hello())
     assert isinstance(challenge, bytes)
-    with pytest.raises(PermissionDenied, match="port 8188 does not know the owner's local token"):
+    with pytest.raises(
+        PermissionDenied, match="127\\.0\\.0\\.1:8188 does not know the owner's local token"
+    ):
         client.receive(challenge, 0.0)
 
 
@@ -171,9 +177,10 @@ def test_a_replayed_challenge_is_wrong() -> None:
         client_side(nonce=b"2").receive(challenge, 0.0)
 
 
-def test_a_login_cannot_be_passed_on_to_another_port() -> None:
-    """A squatter that passes the frames on to the real gateway is found out by the port."""
-    client, gateway = client_side(port=9000), gateway_side(port=PORT)
+@pytest.mark.parametrize("elsewhere", ["127.0.0.1:9000", "[::1]:8188"])
+def test_a_login_cannot_be_passed_on_to_another_address(elsewhere: str) -> None:
+    """A squatter that passes the frames on to the real gateway is found out by its address."""
+    client, gateway = client_side(address=elsewhere), gateway_side(address=ADDRESS)
     challenge = gateway.receive(client.hello())
     assert isinstance(challenge, bytes)
     with pytest.raises(PermissionDenied):

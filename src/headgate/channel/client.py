@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from headgate.errors import (
     RemoteProtocolError,
 )
 from headgate.wire.frames import Welcome
-from headgate.wire.handshake import NONCE_BYTES, ClientHandshake
+from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
 from headgate.wire.session import Session
 
 __all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
@@ -83,21 +84,24 @@ class Address:
 class ClientChannel(Channel):
     """The client's end of a channel."""
 
-    def __init__(self, handshake: ClientHandshake, *, url: str) -> None:
+    def __init__(self, login: Callable[[str], ClientHandshake], *, url: str) -> None:
         core = ClientProtocol(parse_uri(f"{url}/channel"), max_size=MAX_MESSAGE)
         super().__init__(core)
         self._client = core
-        self._handshake = handshake
+        self._login = login
+        self._handshake: ClientHandshake | None = None
         self.opened: asyncio.Future[Session] = self.loop.create_future()
 
     @property
     def welcome(self) -> Welcome:
         """What the gateway said of itself and the session."""
+        assert self._handshake is not None
         assert self._handshake.welcome is not None
         return self._handshake.welcome
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._handshake = self._login(address_of(transport.get_extra_info("peername")))
         self._client.send_request(self._client.connect())
         self._write()
 
@@ -119,9 +123,11 @@ class ClientChannel(Channel):
             body = (head.body or b"").decode(errors="replace").strip()
             self._give_up(GatewayUnreachable(f"The gateway refused: {head.status_code} {body}"))
             return
+        assert self._handshake is not None
         self._core.send_binary(self._handshake.hello())
 
     def _greeting_received(self, message: bytes) -> None:
+        assert self._handshake is not None
         try:
             answer = self._handshake.receive(message, monotonic())
         except HeadgateError as error:
@@ -160,16 +166,20 @@ async def open_channel(
         GatewayUnreachable: Nothing answers there, or what answers is no gateway.
         RequestError: The gateway refused the login; trying again changes nothing.
     """
-    handshake = ClientHandshake(
-        token=address.token(),
-        port=address.port,
-        nonce=os.urandom(NONCE_BYTES),
-        project=project,
-        host_name=host_name,
-        kind=kind,
-    )
+    token = address.token()
+
+    def login(endpoint: str) -> ClientHandshake:
+        return ClientHandshake(
+            token=token,
+            address=endpoint,
+            nonce=os.urandom(NONCE_BYTES),
+            project=project,
+            host_name=host_name,
+            kind=kind,
+        )
+
     loop = asyncio.get_running_loop()
-    channel = ClientChannel(handshake, url=address.url)
+    channel = ClientChannel(login, url=address.url)
     channel.attach(on_events, on_closed)
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):

@@ -16,7 +16,7 @@ from headgate.channel.local import is_loopback
 from headgate.channel.protocol import MAX_MESSAGE, Channel
 from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
 from headgate.wire.frames import Hello
-from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, refuse
+from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, address_of, refuse
 from headgate.wire.session import Session
 
 __all__ = ["Door", "ServerChannel", "listen"]
@@ -64,7 +64,6 @@ class ServerChannel(Channel):
         super().__init__(core)
         self._server = core
         self._door = door
-        self._port = 0
         self._peer = ""
         self._head_bytes = 0
         self._upgraded = False
@@ -73,11 +72,12 @@ class ServerChannel(Channel):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._port = transport.get_extra_info("sockname")[1]
         peer = transport.get_extra_info("peername")
-        self._peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+        self._peer = address_of(peer) if peer else "?"
         self._handshake = GatewayHandshake(
-            token=self._door.token, port=self._port, nonce=os.urandom(NONCE_BYTES)
+            token=self._door.token,
+            address=address_of(transport.get_extra_info("sockname")),
+            nonce=os.urandom(NONCE_BYTES),
         )
         self._wait_for("the head of the request", HEAD_SECONDS)
 

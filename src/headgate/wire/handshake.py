@@ -6,14 +6,15 @@ handshake is pure; the random numbers, the token and the time are given to it.
 
 The method ``local`` proves that both ends can read the owner's token, which is never sent: the
 gateway proves it first, so a program that squats on the port learns nothing. Each proof is an
-HMAC-SHA256 under the token, over a label, the port and both sides' random numbers; the label keeps
-one side's proof from serving as the other's, the port keeps a proof from being passed on.
+HMAC-SHA256 under the token, over a label, the gateway's address and both sides' random numbers; the
+label keeps one side's proof from serving as the other's, the address keeps a proof from being
+passed on by a program that listens elsewhere.
 """
 
 from __future__ import annotations
 
 import hmac
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from headgate.errors import (
     GatewayUnreachable,
@@ -38,6 +39,7 @@ __all__ = [
     "VERSION",
     "ClientHandshake",
     "GatewayHandshake",
+    "address_of",
     "refuse",
     "welcome",
 ]
@@ -60,16 +62,23 @@ SOFTWARE = "headgate-python"
 class Meeting(NamedTuple):
     """What makes one login different from all others."""
 
-    port: int
+    address: str
+    """Where the connection leads: the gateway's IP address and port, as `address_of` gives it."""
     client: bytes
     """The client's random number."""
     gateway: bytes
     """The gateway's random number."""
 
 
+def address_of(name: tuple[Any, ...]) -> str:
+    """Return a socket's name as ``127.0.0.1:8188`` or ``[::1]:8188``."""
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def prove(token: bytes, label: str, meeting: Meeting) -> bytes:
     """Return one side's proof that it knows the token."""
-    text = b"headgate 1 %b %d " % (label.encode(), meeting.port)
+    text = f"headgate 1 {label} {meeting.address} ".encode()
     return hmac.digest(token, text + meeting.client + meeting.gateway, "sha256")
 
 
@@ -79,7 +88,7 @@ class ClientHandshake:
 
     Args:
         token: The owner's local token.
-        port: The port that the client connected to.
+        address: The IP address and port that the client is connected to, as `address_of` gives it.
         nonce: `NONCE_BYTES` random bytes.
         project: The client's own project, for `getProjectName` and delivery.
         host_name: The name that this machine claims.
@@ -90,14 +99,14 @@ class ClientHandshake:
         self,
         *,
         token: bytes,
-        port: int,
+        address: str,
         nonce: bytes,
         project: str = "",
         host_name: str = "",
         kind: str = "client",
     ) -> None:
         self._token = token
-        self._port = port
+        self._address = address
         self._challenged = False
         self._hello = Hello(
             versions=[VERSION],
@@ -144,10 +153,10 @@ class ClientHandshake:
         raise RemoteProtocolError(f"The gateway sent {type(frame).__name__} out of order")
 
     def _answer(self, challenge: Challenge) -> bytes:
-        meeting = Meeting(self._port, self._hello.nonce, challenge.nonce)
+        meeting = Meeting(self._address, self._hello.nonce, challenge.nonce)
         if not hmac.compare_digest(challenge.proof, prove(self._token, "gateway", meeting)):
             raise PermissionDenied(
-                f"What listens on port {self._port} does not know the owner's local token, so it "
+                f"What listens on {self._address} does not know the owner's local token, so it "
                 "is not this user's gateway. Nothing was told to it",
                 started=False,
             )
@@ -160,13 +169,13 @@ class GatewayHandshake:
 
     Args:
         token: The owner's local token.
-        port: The port that the gateway listens on.
+        address: The IP address and port of its own end of the connection.
         nonce: `NONCE_BYTES` random bytes.
     """
 
-    def __init__(self, *, token: bytes, port: int, nonce: bytes) -> None:
+    def __init__(self, *, token: bytes, address: str, nonce: bytes) -> None:
         self._token = token
-        self._port = port
+        self._address = address
         self._nonce = nonce
         self._hello: Hello | None = None
 
@@ -208,7 +217,7 @@ class GatewayHandshake:
             raise RemoteProtocolError("The client's random number is too short")
 
     def _meeting(self, hello: Hello) -> Meeting:
-        return Meeting(self._port, hello.nonce, self._nonce)
+        return Meeting(self._address, hello.nonce, self._nonce)
 
 
 def welcome(
