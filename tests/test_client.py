@@ -55,6 +55,14 @@ ASYNC_HOLD = """
     """
 
 
+IN_ORDER = """
+    import headgate
+    @headgate.handler(threading="Dedicated")
+    def handleMessage(payload):
+        return payload
+    """
+
+
 class Stage:
     """A gateway of the test's own making: it logs clients in, then does what it is told."""
 
@@ -129,7 +137,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 class TestCallbacks:
     def test_they_run_on_one_thread_in_the_order_of_ending(self, rig: Rig) -> None:
         """Under `with`, callbacks run on one callback thread, which is not the network's."""
-        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        hub = rig.gateway({"ACME/echo": IN_ORDER})
         client, seen = rig.client(hub), []
 
         def note(value: Any) -> None:
@@ -145,7 +153,7 @@ class TestCallbacks:
 
     async def test_under_async_with_they_run_on_the_loop(self, rig: Rig) -> None:
         """In asyncio code the callbacks run on the loop's own thread, in order."""
-        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": rig.ECHO})
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/echo": IN_ORDER})
         seen: list[Any] = []
         async with headgate.connect(hub.url) as client:
             for n in range(100):
@@ -184,16 +192,7 @@ class TestCallbacks:
 
             assert await asyncio.to_thread(lambda: asyncio.run(elsewhere())) == 2
 
-    @pytest.mark.parametrize(
-        "kind",
-        [
-            ValueError,
-            pytest.param(
-                SystemExit,
-                marks=pytest.mark.skip(reason="ends the callback thread: CallbackThread._call"),
-            ),
-        ],
-    )
+    @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt])
     def test_one_that_raises_is_logged_and_hurts_nothing(
         self, rig: Rig, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
     ) -> None:

@@ -163,6 +163,9 @@ class Invocation(msgspec.Struct, eq=False):
     slot: Slot | None = None
     """The place in the runtime that it runs in."""
 
+    awaits: Callable[[Request | None], None] | None = None
+    """Told which request an ``async def`` handler awaits, and with None that it goes on."""
+
     remote_server: str = ""
     """The gateway that is to answer; empty for this one."""
 

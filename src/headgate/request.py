@@ -310,12 +310,19 @@ class Request(msgspec.Struct, eq=False):
         if self._outcome is None:
             loop = asyncio.get_running_loop()
             future = loop.create_future()
+            running = current_invocation.get()
+            awaits = running.awaits if running is not None else None
             if self._add_waiter(future):
+                if awaits is not None:
+                    awaits(self)
                 try:
                     yield from future
                 except asyncio.CancelledError:
                     self.cancel()
                     raise
+                finally:
+                    if awaits is not None:
+                        awaits(None)
         return self.result()
 
     def __repr__(self) -> str:

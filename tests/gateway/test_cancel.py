@@ -170,6 +170,20 @@ class TestCancel:
         rig.settle(hub)
         assert len(ends) == 600
 
+    def test_a_cancel_that_crosses_the_result_learns_of_the_end(self, rig: Rig) -> None:
+        """When the handler has just returned, the fate of the cancelled request is "finished"."""
+        hub = rig.gateway({"ACME/hold": rig.HOLD})
+        handle = hub.scope("").request("ACME", "hold", 1)
+        assert begun(hub) == 1
+        blocked, free = threading.Event(), threading.Event()
+        hub.call(lambda: (blocked.set(), free.wait(5)))
+        assert blocked.wait(5)
+        hub.globals["go"].set()
+        rig.until(lambda: hub.stats()["posted"] == 1)
+        handle.cancel()
+        free.set()
+        assert handle.wait_fate(5) == "finished"
+
     def test_cancelled_before_it_left_never_reaches_the_gateway(self, rig: Rig) -> None:
         """Requests that are cancelled at once did not start, or are known to have started."""
         hub = rig.gateway(

@@ -308,7 +308,6 @@ def test_remote_server_gets_the_message_over_the_gateway_network(
     assert handle.get() == {"a": 1}
 
 
-@pytest.mark.xfail(reason="MemoryNetwork drops hostName")
 def test_remote_server_distributes_it_as_per_the_other_parameters(pair: Pair, rig: Rig) -> None:
     """Upon delivery, the message is distributed to the local Gateway and clients as per ..."""
     util = rig.client(pair[0]).system.util

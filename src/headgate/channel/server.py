@@ -175,14 +175,17 @@ class ServerChannel(Channel):
     # --- the login -------------------------------------------------------------------------------
 
     def _greeting_received(self, message: bytes) -> None:
-        assert self._handshake is not None
+        handshake = self._handshake
+        if handshake is None:
+            return  # it was refused, and what it sent before it knew that comes now
         try:
-            answer = self._handshake.receive(message)
+            answer = handshake.receive(message)
             if isinstance(answer, Hello):
                 self._admit(answer)
             else:
                 self._core.send_binary(answer)
         except RequestError as error:
+            self._handshake = None
             self._door.refused(self._peer, error.message)
             self._core.send_binary(refuse(error))
             self._core.send_close(1008)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from itertools import groupby
 
 from headgate.errors import DeadlockError
 from headgate.invocation import Invocation
@@ -73,7 +72,7 @@ def _needed(
 
 
 def _error(invocation: Invocation, chain: list[Invocation]) -> DeadlockError:
-    cycle = " → ".join(target for target, _ in groupby(i.target for i in chain[:16]))
+    cycle = " → ".join(i.target for i in chain[:16])
     return DeadlockError(
         f"{invocation.target} would wait for ever: every place that it can run in is held by "
         f"handlers that wait for it ({cycle}). Let the handler call without waiting, or give it "

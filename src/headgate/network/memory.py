@@ -145,6 +145,7 @@ class _Passage:
             sequence=invocation.sequence,
             ancestors=invocation.ancestors,
             wants_result=invocation.wants_result,
+            host_name=invocation.host_name,
         )
 
     def begin(self) -> None:

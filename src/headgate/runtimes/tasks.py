@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from headgate.errors import CancellationException
 from headgate.invocation import Invocation
 from headgate.outcome import Failure, Outcome
+from headgate.request import Request
 from headgate.runtimes.execute import Report, execute_async, failed
 from headgate.threads import LoopThread, Mailbox
 
@@ -30,6 +32,7 @@ class TaskLoop:
         begin: Marks an invocation as begun, or returns the outcome of one that must not begin.
         done: Takes the outcome, on this loop's thread.
         report: Takes progress values.
+        on_wait: Told, on this loop's thread, which request a handler now waits for.
     """
 
     def __init__(
@@ -39,11 +42,13 @@ class TaskLoop:
         begin: Callable[[Invocation], Outcome | None],
         done: Callable[[Invocation, Gate, Outcome], None],
         report: Report,
+        on_wait: Callable[[Invocation], None],
     ) -> None:
         self._name = name
         self._begin = begin
         self._done = done
         self._report = report
+        self._on_wait = on_wait
         self._thread: LoopThread | None = None
         self._queue: dict[Invocation, Gate] = {}
         self._tasks: dict[Invocation, asyncio.Task[None]] = {}
@@ -85,6 +90,7 @@ class TaskLoop:
         if outcome is not None:
             self._done(invocation, gate, outcome)
         else:
+            invocation.awaits = partial(self._awaits, invocation)
             task = asyncio.get_running_loop().create_task(self._run(invocation, gate))
             self._tasks[invocation] = task
 
@@ -100,6 +106,14 @@ class TaskLoop:
                 outcome = failed(error)
         del self._tasks[invocation]
         self._done(invocation, gate, outcome)
+
+    def _awaits(self, invocation: Invocation, request: Request | None) -> None:
+        # Other tasks of the handler may await while it goes on itself, so only its own one counts.
+        if asyncio.current_task() is self._tasks.get(invocation):
+            nested = request.invocation if request is not None else None
+            invocation.waits_for = nested
+            if nested is not None:
+                self._on_wait(nested)
 
     def _cancel(self, invocation: Invocation) -> None:
         task = self._tasks.get(invocation)

@@ -181,7 +181,11 @@ class ThreadRuntime:
         self._hung: set[Invocation] = set()
         self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
         self._tasks = TaskLoop(
-            f"headgate-{project}-async", begin=_begin, done=self._done, report=self._report
+            f"headgate-{project}-async",
+            begin=_begin,
+            done=self._done,
+            report=self._report,
+            on_wait=self._on_wait,
         )
         self._dedicated: list[Pool] = []
 
