@@ -493,15 +493,22 @@ class Request(msgspec.Struct, eq=False):
         with _lock:
             waiting, self._progress = self._progress, None
             function = self._progress_slot
-        if waiting and function is not None:
-            self._call(function, self._requester.decode(waiting[0]))
+        if not waiting or function is None:
+            return
+        try:
+            value = self._requester.decode(waiting[0])
+        except RequestError as error:
+            logger.warning("A progress value of %s was dropped: %s", self, error)
+        else:
+            self._call(function, value)
 
     def _call(self, function: Callback, argument: Any) -> None:
         made_in = self.made_in
         token = current_invocation.set(None if made_in is None else made_in.detached())
         try:
             function(argument)
-        except Exception:
+        except (Exception, SystemExit):
+            # SystemExit would end the callback thread, or the event loop that runs the callback.
             logger.exception("A callback of the request to %s failed", self)
         finally:
             current_invocation.reset(token)

@@ -835,3 +835,15 @@ def test_pongs_answer_pings() -> None:
     gateway = Pair().gateway
     gateway.receive(message(Ping(), at=12.5), 0.0)
     assert sent(gateway) == [Pong(12_500.0)]
+
+
+@pytest.mark.parametrize(("started", "remembered"), [(False, 0), (True, 1), (None, 1)])
+def test_a_timeout_is_remembered_while_there_is_something_to_learn(
+    started: bool | None, remembered: int
+) -> None:
+    """No word on the handler follows a timeout that says it never began."""
+    pair = Pair()
+    request = pair.served()
+    pair.gateway.fault(request.number, "timeout", "too late", started=started, details={})
+    pair.down()
+    assert pair.client.stats() == {**NOTHING, "ends": remembered}

@@ -221,12 +221,15 @@ class Channel(asyncio.Protocol):
         if session is None or transport is None or self._core.state is not WebSocketState.OPEN:
             return
         now = monotonic()
-        while not self._paused:
-            message = session.data_to_send(now)
-            if not message:
-                break
-            self._core.send_binary(message)
-            self._write()
+        try:
+            while not self._paused and (message := session.data_to_send(now)):
+                self._core.send_binary(message)
+                self._write()
+        except Exception:
+            # What was taken from the session is lost: nobody may wait for it.
+            logger.exception("A message could not be sent")
+            self.abort("this side could not send a message")
+            return
         if session.wakeup < self._timer_at:
             self._arm_timer()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 from headgate.system.namespace import Namespace
@@ -16,7 +17,8 @@ class Gui(Namespace):
     """
     Boxes that tell something.
 
-    There is no GUI here: each is one line in the log ``headgate.gui``, and none ever raises.
+    There is no GUI here: each is one line in the log ``headgate.gui``, or on stderr where the
+    program has no logging, and none ever raises.
     """
 
     _module = "gui"
@@ -35,7 +37,12 @@ class Gui(Namespace):
 
 
 def _show(level: int, title: object, message: object) -> None:
-    logger.log(level, "%s: %s", _line(title), _line(message))
+    text = f"{_line(title)}: {_line(message)}"
+    if logger.hasHandlers():
+        logger.log(level, "%s", text)
+    else:
+        # A script without any logging would show nothing: its reader still wants to see the box.
+        print(text, file=sys.stderr)
 
 
 def _line(text: object) -> str:

@@ -391,7 +391,8 @@ class Session:
             events.append((FateFrame(frame.id, Fate.FINISHED), outstanding, 0.0))
             events.append((overdue_fault(frame.id, started=True), outstanding, 0.0))
             return
-        if type(frame) is Fault and frame.code == "timeout":
+        if type(frame) is Fault and frame.code == "timeout" and frame.started is not False:
+            # Its handler has begun, so there is a word to come on what became of it.
             self._remember(frame.id, outstanding, now)
         events.append((frame, outstanding, 0.0))
 
