@@ -54,11 +54,22 @@ SCRIPTS = {
 }
 
 
+GRACE = 5.0
+
+IMPATIENT = """
+import importlib
+importlib.import_module("headgate.cli.run").GRACE_SECONDS = {}
+from headgate.cli import main
+main()
+"""
+
+
 class Running:
     """A gateway process."""
 
-    def __init__(self, folder: Path, projects: Path, port: int) -> None:
-        command = [sys.executable, "-m", "headgate", "run", "--name", "hub"]
+    def __init__(self, folder: Path, projects: Path, *, port: int, grace: float) -> None:
+        program = ["-m", "headgate"] if grace == GRACE else ["-c", IMPATIENT.format(grace)]
+        command = [sys.executable, *program, "run", "--name", "hub"]
         options = ["--projects", projects, "--data", folder / "data", "--port", port]
         self.log = open(folder / "log", "a")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -89,8 +100,8 @@ def run(rig: Rig, tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Give a function that starts the gateway as a process, with the same data folder each time."""
     projects, started = rig.projects(SCRIPTS), []
 
-    def start(port: int = 0) -> Running:
-        started.append(Running(tmp_path, projects, port))
+    def start(port: int = 0, grace: float = GRACE) -> Running:
+        started.append(Running(tmp_path, projects, port=port, grace=grace))
         return started[-1]
 
     yield start
@@ -241,7 +252,7 @@ class TestStopped:
         self, rig: Rig, run: Callable[..., Running]
     ) -> None:
         """After the grace the rest ends with ConnectionLost, threads that hang too."""
-        gateway = run()
+        gateway = run(grace=0.3)
         with headgate.connect(gateway.url) as client:
             handles = [client.request("ACME", name, {}) for name in ("wait", "spin")]
             rig.until(lambda: all(handle.started for handle in handles))

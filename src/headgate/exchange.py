@@ -17,7 +17,7 @@ from headgate.errors import (
 from headgate.outcome import Encoded, Failure
 from headgate.request import Request
 from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
-from headgate.wire.session import Event, Session
+from headgate.wire.session import Event, Session, fate_of
 
 __all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
 
@@ -53,15 +53,24 @@ def take(events: list[Event]) -> None:
     """Bring what the session received to the handles."""
     for frame, request, _ in events:
         if type(frame) is Result:
-            request.end(Encoded(frame.payload))
+            if not request.end(Encoded(frame.payload)):
+                _learn(request, frame)
         elif isinstance(frame, Fault):
-            request.end(Failure(_error(frame, request)))
+            if not request.end(Failure(_error(frame, request))):
+                _learn(request, frame)
         elif isinstance(frame, Started):
             request.note_started()
         elif isinstance(frame, Progress):
             request.note_progress(frame.payload)
         elif isinstance(frame, FateFrame):
             request.note_fate(frame.fate)
+
+
+def _learn(request: Request, frame: Result | Fault) -> None:
+    """Note what a late answer says of the handler: the request was cancelled a moment before."""
+    fate = fate_of(frame)
+    if fate:
+        request.note_fate(fate)
 
 
 def lose(session: Session, text: str) -> None:

@@ -154,7 +154,7 @@ class Invocation(msgspec.Struct, eq=False):
     reported: bytes | None = None
     """The latest progress value, while it waits to be sent."""
 
-    children: list[Invocation] | None = None
+    children: dict[int, Invocation] | None = None
     """Open requests that the handler itself made."""
 
     waits_for: Invocation | None = None

@@ -232,8 +232,11 @@ class TestStopping:
             """,
         ],
     )
-    def test_a_handler_that_does_not_end_does_not_keep_it(self, rig: Rig, body: str) -> None:
+    def test_a_handler_that_does_not_end_does_not_keep_it(
+        self, rig: Rig, body: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """stop() returns, whatever a handler does."""
+        monkeypatch.setattr("headgate.runtimes.tasks.CLOSE_SECONDS", 0.1)
         script = "import asyncio\nasync def handleMessage(payload):\n"
         script += "    system.util.globals['running'].put(1)\n"
         script += "\n".join(line[8:] for line in body.splitlines())

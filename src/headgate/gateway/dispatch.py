@@ -124,7 +124,9 @@ class Dispatch:
             if parent.outcome is None:
                 invocation.own_deadline = invocation.deadline
                 invocation.deadline = min(invocation.deadline, parent.deadline)
-                parent.children = [*(parent.children or ()), invocation]
+                if parent.children is None:
+                    parent.children = {}
+                parent.children[id(invocation)] = invocation
             else:
                 invocation.parent = None
         else:

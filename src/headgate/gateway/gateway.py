@@ -350,7 +350,13 @@ class Gateway:
         return [name for name in self._network.servers() if name != self.name]
 
     def stats(self) -> dict[str, int]:
-        """Return the size of every table of this gateway; when nothing is open, all are 0."""
+        """
+        Return the size of every table of this gateway.
+
+        When nothing is open all are 0; a gateway that was never started has none.
+        """
+        if self._loop is None:
+            return {}
         sizes = {
             **self._requests.stats(),
             "posted": len(self._finished) + len(self._asked),

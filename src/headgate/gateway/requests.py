@@ -84,7 +84,7 @@ class Requests:
         del self._open[id(invocation)]
         parent = invocation.parent
         if parent is not None and parent.children is not None:
-            parent.children.remove(invocation)
+            parent.children.pop(id(invocation), None)
         invocation.asker.ended(invocation, outcome)
         if type(outcome) is Failure:
             self._record(invocation, outcome.error)
@@ -131,8 +131,8 @@ class Requests:
             self._later(pause, self._tick)
 
     def _leave_children(self, invocation: Invocation, outcome: Outcome) -> None:
-        children, invocation.children = invocation.children or [], None
-        for child in children:
+        children, invocation.children = invocation.children or {}, None
+        for child in children.values():
             child.parent = None
             if type(outcome) is not Failure:
                 child.deadline = child.own_deadline

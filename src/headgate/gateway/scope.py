@@ -43,9 +43,6 @@ class Host(Protocol):
     def next_sequence(self) -> int:
         """Return the next number of a request of the gateway's own scripts."""
 
-    def remote_servers(self) -> list[str]:
-        """Return the names of the other gateways that can be reached."""
-
 
 class GatewayScope(Scope):
     """
@@ -75,9 +72,6 @@ class GatewayScope(Scope):
     def globals(self) -> dict[str, Any]:
         """What `system.util.getGlobals` gives: one dictionary for the life of the gateway."""
         return self.host.globals
-
-    def remote_servers(self) -> list[str]:
-        return self.host.remote_servers()
 
     def invoke(self, function: Callable[[], None]) -> None:
         self.host.invoke(function)

@@ -55,7 +55,7 @@ from headgate.wire.frames import (
     encode,
 )
 
-__all__ = ["Credit", "Event", "Outstanding", "Session", "State"]
+__all__ = ["Credit", "Event", "Outstanding", "Session", "State", "fate_of"]
 
 PING_AFTER = 2.0
 """Seconds of silence after which the connecting side asks for a sign of life."""
