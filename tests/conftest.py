@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import headgate
+from headgate.security.audit import Record
 
 
 @pytest.fixture(autouse=True)
@@ -109,6 +110,26 @@ class Rig:
                 client.close()
             for gateway in self._gateways:
                 gateway.stop(0.1)
+
+
+class Records:
+    """Keeps what is recorded."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def record(self, record: Record) -> None:
+        self.records.append(record)
+
+    def told(self, event: str, text: str) -> bool:
+        """Whether an event was recorded whose detail has this text."""
+        return any(r.event == event and text in r.detail for r in list(self.records))
+
+
+@pytest.fixture
+def records() -> Records:
+    """A recorder for a gateway's audit."""
+    return Records()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 
 import headgate
 from headgate import errors
-from headgate.channel.client import DEFAULT_PORT
+from headgate.channel.address import DEFAULT_PORT
 from headgate.cli.app import DEFAULT_URL, app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
@@ -730,8 +731,9 @@ def test_version() -> None:
 
 
 def test_default_url_is_the_default_port() -> None:
-    """The command line calls the port that gateways take."""
+    """The command line calls the port that gateways take, as `connect` does."""
     assert f"ws://127.0.0.1:{DEFAULT_PORT}" == DEFAULT_URL
+    assert inspect.signature(headgate.connect).parameters["url"].default == DEFAULT_URL
 
 
 def test_help_imports_little() -> None:

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ignition": PURE | {"gateway", "system"} | BELOW_GATEWAY,
     "web": PURE | {"wire", "channel", "gateway"} | BELOW_GATEWAY,
     "testing": PURE | {"wire", "channel", "gateway", "client", "system", ROOT} | BELOW_GATEWAY,
-    "cli": PURE | {"wire", "channel", "gateway", "client", "system", "testing", ROOT},
+    "cli": PURE | {"wire", "scope", "channel", "gateway", "client", "system", "testing", ROOT},
     "__main__": {"cli"},
     ROOT: PURE | {"scope", "gateway", "client", "network", "system"},
 }

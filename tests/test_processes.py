@@ -57,8 +57,8 @@ SCRIPTS = {
 GRACE = 5.0
 
 IMPATIENT = """
-import importlib
-importlib.import_module("headgate.cli.run").GRACE_SECONDS = {}
+from headgate.gateway import Gateway
+Gateway.stop.__defaults__ = ({},)
 from headgate.cli import main
 main()
 """

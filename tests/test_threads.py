@@ -106,7 +106,7 @@ def test_an_item_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptur
     mailbox = mailbox_on(loop, take, lambda: turns.append(1))
     for item in (1, 2, 3):
         mailbox.post(item)
-    with caplog.at_level(logging.ERROR, "headgate.channel"):
+    with caplog.at_level(logging.ERROR, "headgate.threads"):
         loop.turn()
     assert taken == [1, 3]
     assert turns == [1]
@@ -254,7 +254,7 @@ def test_a_function_that_raises_is_logged(caplog: pytest.LogCaptureFixture) -> N
     def careless() -> None:
         raise ValueError("oops")
 
-    with caplog.at_level(logging.ERROR, "headgate.channel"):
+    with caplog.at_level(logging.ERROR, "headgate.threads"):
         callbacks.invoke(careless)
         callbacks.invoke(lambda: ran.append(1))
         callbacks.close()

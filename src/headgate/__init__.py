@@ -7,10 +7,17 @@ From the call to the handler and back, in the order in which a request meets the
     client        a program's connection to a gateway
     scope         what a client and a gateway have in common for whoever calls
     request       the handle: get, cancel, block, getError, onSuccess, onError, await
+    exchange      a client's open requests on its session
+    deadlines     what is to be done at a time
     wire/         frames, codec, handshake and session, without sockets or clocks
     channel/      the shells around them, at both ends of one WebSocket connection
+    threads       event loops, hops onto them, and the callback thread
     gateway/      projects, routing, sessions, open requests
+    invocation    a request on its way to whoever answers it
     runtimes/     where handlers run
+    handler       a handler's settings
+    outcome       how a request ended: a value or an error
+    errors        every error, as one tree
     security/     who calls, what they may do, what is recorded
     network/      other gateways
     store/        the gateway's database

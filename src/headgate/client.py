@@ -134,7 +134,7 @@ class Client(Scope):
         try:
             thread.run(self._start())
         except BaseException:
-            self._loop = None
+            self._loop = self._loop_thread = None
             thread.stop()
             raise
         return self

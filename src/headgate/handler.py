@@ -125,7 +125,7 @@ def check_settings(
         raise ConfigurationError(
             f"concurrency={settings['concurrency']} contradicts threading='Dedicated', "
             "which is one thread",
-            cure="Leave concurrency out, or write threading='Shared'.",
+            cure="Leave concurrency out, or write threading='Shared'",
             file=file,
             line=line,
         )
@@ -157,10 +157,10 @@ def known_names(name: str, known: Iterable[str]) -> str:
     """The cure for an unknown name: the nearest known one, if one is near, and all of them."""
     names = list(known)
     if not names:
-        return "There are none."
+        return "There are none"
     near = difflib.get_close_matches(name, names, n=1)
     question = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{question}Known: {', '.join(names)}."
+    return f"{question}Known: {', '.join(names)}"
 
 
 def _whole(value: object, least: int) -> bool:
@@ -181,18 +181,18 @@ class _Rule(NamedTuple):
 _RULES = {
     "threading": _Rule(
         lambda value: value in ("Shared", "Dedicated"),
-        "Write 'Shared' (the project's pool) or 'Dedicated' (one thread, in order).",
+        "Write 'Shared' (the project's pool) or 'Dedicated' (one thread, in order)",
     ),
     "concurrency": _Rule(
         lambda value: value is None or _whole(value, 1),
-        "Write a whole number from 1, or leave it out for as many as the pool has.",
+        "Write a whole number from 1, or leave it out for as many as the pool has",
     ),
     "queue": _Rule(
         lambda value: _whole(value, 0),
-        "Write how many calls may wait: a whole number from 0.",
+        "Write how many calls may wait: a whole number from 0",
     ),
     "timeout": _Rule(
         lambda value: value is None or _seconds(value),
-        "Write seconds, more than 0, or leave it out for no cap.",
+        "Write seconds, more than 0, or leave it out for no cap",
     ),
 }

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from headgate.outcome import Outcome, Success
-
-if TYPE_CHECKING:
-    from headgate.request import Request
 
 __all__ = [
     "MAX_CHAIN",
@@ -71,7 +68,7 @@ class Caller(msgspec.Struct, frozen=True):
 class Slot(Protocol):
     """The place in a runtime that a running invocation holds."""
 
-    def leave(self, request: Request) -> None:
+    def leave(self, nested: Invocation | None) -> None:
         """Give the place back while the handler waits for another request."""
 
     def enter(self) -> None:
@@ -163,7 +160,7 @@ class Invocation(msgspec.Struct, eq=False):
     slot: Slot | None = None
     """The place in the runtime that it runs in."""
 
-    awaits: Callable[[Request | None], None] | None = None
+    awaits: Callable[[Invocation | None], None] | None = None
     """Told which request an ``async def`` handler awaits, and with None that it goes on."""
 
     remote_server: str = ""

@@ -314,7 +314,7 @@ class Request(msgspec.Struct, eq=False):
             awaits = running.awaits if running is not None else None
             if self._add_waiter(future):
                 if awaits is not None:
-                    awaits(self)
+                    awaits(self.invocation)
                 try:
                     yield from future
                 except asyncio.CancelledError:
@@ -470,7 +470,7 @@ class Request(msgspec.Struct, eq=False):
         if slot is None:
             latch.acquire()
             return
-        slot.leave(self)
+        slot.leave(self.invocation)
         try:
             latch.acquire()
         finally:

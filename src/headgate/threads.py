@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 __all__ = ["CallbackThread", "LoopThread", "Mailbox", "new_event_loop"]
 
-logger = logging.getLogger("headgate.channel")
+logger = logging.getLogger("headgate.threads")
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

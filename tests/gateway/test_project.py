@@ -354,7 +354,7 @@ class TestProjectFile:
         plant.write("ACME/project.toml").write_bytes(b"\ntitle = 'S\xfcd'")
         problem = plant.problem()
         assert (problem.what, problem.line) == ("Byte 11 is not UTF-8", 2)
-        assert problem.cure == "Save the file as UTF-8."
+        assert problem.cure == "Save the file as UTF-8"
 
     @pytest.mark.parametrize(
         ("text", "line", "what", "cure"),
@@ -405,7 +405,7 @@ class TestProjectFile:
         projects = load_projects({name: plant.folder / "ACME"}, system=system_of)
         (problem,) = projects.problems
         assert repr(name) in problem.what
-        assert problem.cure == "Give the project another name."
+        assert problem.cure == "Give the project another name"
         assert not projects
 
 
@@ -658,7 +658,7 @@ class TestLibrary:
         projects = plant.load()
         (problem,) = projects.problems
         assert "'system' is not seen" in problem.what
-        assert problem.cure == "Give the module another name."
+        assert problem.cure == "Give the module another name"
         assert problem.file == str(file)
         assert projects["ACME"].handlers["test"].function({}) == "ACME"
 

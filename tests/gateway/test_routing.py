@@ -267,6 +267,18 @@ class TestMessages:
         assert hub.globals["running"].get(timeout=5) == "again"
 
 
+class TestFailingMessages:
+    """Nobody gets the traceback of a message's handler but the log."""
+
+    def test_the_traceback_is_logged(self, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+        """With the script's file and line, the target and the caller."""
+        hub = rig.gateway({"ACME/bad": "def handleMessage(payload):\n    return 1 / 0\n"})
+        hub.scope("").message("ACME", "bad").get()
+        rig.until(lambda: "ZeroDivisionError" in caplog.text)
+        assert "The handler ACME/bad failed" in caplog.text
+        assert 'bad.py", line 2' in caplog.text
+
+
 class TestBadInput:
     """What is wrong is named with its cure, and everything else serves."""
 
@@ -278,6 +290,23 @@ class TestBadInput:
             caller.request("ACME", "test", {"a": [0, 1, 2, object()]})
         assert caught.value.place == "payload['a'][3]"
         assert caller.request("ACME", "test", 1).get() == 1
+
+    def test_a_script_that_came_later(self, rig: Rig, scope: Any) -> None:
+        """A handler that was written after the start is told apart from one that is not there."""
+        hub = rig.gateway({"ACME/test": rig.ECHO})
+        rig.projects({"ACME/late": rig.ECHO})
+        error = scope(hub).request("ACME", "late").getError()
+        assert isinstance(error, HandlerNotFound)
+        assert "restart the gateway" in str(error)
+
+    def test_the_file_system_is_not_told_about(self, rig: Rig, scope: Any) -> None:
+        """A name that leads out of the project's folder says nothing of what is there."""
+        hub = rig.gateway({"ACME/test": rig.ECHO})
+        (rig.folder / "secret.py").write_text("")
+        name = "../../../../secret"
+        assert (hub.projects["ACME"].path / "messages" / f"{name}.py").exists()
+        error = scope(hub).request("ACME", name).getError()
+        assert "could not be found" in str(error)
 
     def test_a_script_with_a_syntax_error(self, rig: Rig, scope: Any) -> None:
         """The gateway starts, names file and line, and the other handlers serve."""

@@ -12,12 +12,11 @@ from headgate.errors import PermissionDenied
 from headgate.gateway.dispatch import Dispatch
 from headgate.invocation import Caller, Endpoint, Invocation
 from headgate.network.memory import MemoryNetwork
-from headgate.security.audit import Record
 from headgate.security.identity import gateway_itself, owner
 from headgate.security.policy import OwnerPolicy
 
 if TYPE_CHECKING:
-    from conftest import Rig
+    from conftest import Records, Rig
 
 MARK = "def handleMessage(payload): system.util.globals['ran'] = True"
 
@@ -41,16 +40,6 @@ class Recording:
 
     def authorise(self, caller: Caller, action: Any, project: str, handler: str) -> None:
         self.asked.append((action, project, handler))
-
-
-class Records:
-    """Keeps what is recorded."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def record(self, record: Record) -> None:
-        self.records.append(record)
 
 
 Ways = dict[str, Callable[[], headgate.Request]]
@@ -125,9 +114,8 @@ class TestDenial:
             assert error.started is False
         assert "ran" not in plant.globals
 
-    def test_a_refusal_is_recorded(self, rig: Rig) -> None:
+    def test_a_refusal_is_recorded(self, rig: Rig, records: Records) -> None:
         """The recorder learns who was refused what, and under which id."""
-        records = Records()
         hub = rig.gateway({"ACME/test": MARK}, policy=Denying(), recorder=records)
         handle = rig.client(hub, host_name="panel-7").request("ACME", "test")
         handle.block()

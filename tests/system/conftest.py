@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from textwrap import dedent
+from typing import TYPE_CHECKING
 
 import pytest
 
 import headgate
 
+if TYPE_CHECKING:
+    from conftest import Rig
+
 
 @pytest.fixture
-def plant(tmp_path: Path) -> Iterator[Callable[..., headgate.Gateway]]:
+def plant(rig: Rig, tmp_path: Path) -> Iterator[Callable[..., headgate.Gateway]]:
     """Give a function that starts a gateway whose project ACME has the handlers given by name."""
     with ExitStack() as stack:
 
         def start(name: str = "hub", /, **handlers: str) -> headgate.Gateway:
-            messages = tmp_path / name / "projects" / "ACME" / "messages"
-            messages.mkdir(parents=True)
-            for handler, source in handlers.items():
-                (messages / f"{handler}.py").write_text(dedent(source), "utf-8")
-            projects, data = tmp_path / name / "projects", tmp_path / name / "data"
+            # Not the rig's own gateways: these have nothing in their globals.
+            scripts = {f"ACME/{handler}": source for handler, source in handlers.items()}
+            projects, data = rig.projects(scripts, name), tmp_path / name / "data"
             gateway = headgate.Gateway(name, projects=projects, port=0, data=data)
             stack.enter_context(gateway)
             assert gateway.problems == []

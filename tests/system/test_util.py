@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
 
 import headgate
 from headgate.runtimes.thread import POOL_SIZE
+
+if TYPE_CHECKING:
+    from conftest import Rig
 
 Plant = Callable[..., headgate.Gateway]
 
@@ -268,31 +270,24 @@ def test_error_of_an_asynchronous_function(
 
 
 START = """
-    import threading, time
+    import threading
 
     def handleMessage(payload, context):
-        go = threading.Event()
-        done = threading.Event()
         shared = system.util.globals
+        done = shared["done"] = threading.Event()
+        shared["caller"] = context.caller.session
         def work():
-            go.wait(5)
+            shared["ask"].wait(5)
             try:
                 shared["answer"] = system.util.sendRequest("ACME", "who", timeoutSec=5)
             except Exception as error:
                 shared["answer"] = repr(error)
             done.set()
-        shared["done"] = done
-        shared["caller"] = context.caller.session
         system.util.invokeAsynchronous(work)
-        if payload.get("after"):
-            threading.Timer(payload["after"], go.set).start()
-        else:
-            go.set()
         if payload.get("wait"):
             done.wait(5)
         if payload.get("fail"):
             raise ValueError("the handler fails")
-        time.sleep(payload.get("sleep", 0))
         return shared.get("answer")
     """
 
@@ -306,17 +301,29 @@ WHO = """
 
 
 @pytest.mark.parametrize(
-    "payload",
-    [{"wait": True}, {"fail": True}, {"after": 0.1, "fail": True}, {"after": 0.1}, {"sleep": 1.5}],
+    ("payload", "after", "timeout"),
+    [
+        ({"wait": True}, False, 1),
+        ({"fail": True}, False, 1),
+        ({"fail": True}, True, 1),
+        ({}, True, 1),
+        ({"wait": True}, True, 0.1),
+    ],
     ids=["while it runs", "as it fails", "after it failed", "after it returned", "past its end"],
 )
-def test_requests_of_an_asynchronous_function(plant: Plant, payload: dict[str, Any]) -> None:
+def test_requests_of_an_asynchronous_function(
+    plant: Plant, payload: dict[str, Any], after: bool, timeout: float
+) -> None:
     """They have the handler's caller and their own timeout, whatever becomes of the handler."""
     hub = plant(start=START, who=WHO)
+    shared = hub.system.util.globals
+    ask = shared["ask"] = threading.Event()
+    if not after:
+        ask.set()
     with headgate.connect(hub.url) as client:
-        handle = client.system.util.sendRequestAsync("ACME", "start", payload, timeoutSec=1)
+        handle = client.system.util.sendRequestAsync("ACME", "start", payload, timeoutSec=timeout)
         handle.block()
-        shared = hub.system.util.globals
+        ask.set()
         assert shared["done"].wait(5)
         assert shared["answer"] == [client.session_id, True]
         assert shared["caller"] == client.session_id
@@ -349,7 +356,7 @@ def test_asynchronous_function_keeps_out_of_the_pool(plant: Plant) -> None:
     assert not any(stats.values()), stats
 
 
-def test_waiting_asynchronous_functions_lend_no_places(plant: Plant) -> None:
+def test_waiting_asynchronous_functions_lend_no_places(plant: Plant, rig: Rig) -> None:
     """Handlers that work keep their places while functions that they started wait."""
     hub = plant(
         busy="""
@@ -361,14 +368,17 @@ def test_waiting_asynchronous_functions_lend_no_places(plant: Plant) -> None:
         park="""
             import asyncio
             async def handleMessage(payload):
-                await asyncio.sleep(0.5)
+                system.util.globals["parked"].append(payload)
+                while not system.util.globals["release"].is_set():
+                    await asyncio.sleep(0.005)
             """,
         quick="def handleMessage(payload):\n    return 1",
     )
     util = hub.system.util
     release = util.globals["release"] = threading.Event()
+    parked = util.globals["parked"] = []
     busy = [util.sendRequestAsync("ACME", "busy") for _ in range(POOL_SIZE)]
-    time.sleep(0.2)
+    rig.until(lambda: len(parked) == POOL_SIZE)
     error = util.sendRequestAsync("ACME", "quick", timeoutSec=0.2).getError()
     release.set()
     assert isinstance(error, headgate.RequestTimeout)

@@ -6,88 +6,31 @@ import asyncio
 import os
 from collections.abc import Callable
 from time import monotonic
-from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from headgate.channel.local import is_loopback, token_of_port
+from headgate.channel.address import DEFAULT_PORT, Address
 from headgate.channel.protocol import MAX_MESSAGE, Channel, Closed, Events
-from headgate.errors import (
-    ConfigurationError,
-    GatewayUnreachable,
-    HeadgateError,
-    PermissionDenied,
-    RemoteProtocolError,
-)
+from headgate.errors import GatewayUnreachable, HeadgateError, RemoteProtocolError
 from headgate.wire.frames import Welcome
 from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
 from headgate.wire.session import Session
 
 __all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
 
-DEFAULT_PORT = 8188
-"""The gateway's port: Ignition's own ones (8088, 8043, 8060) are taken on many machines."""
-
 HANDSHAKE_SECONDS = 10.0
-
-
-class Address:
-    """
-    Where a gateway listens.
-
-    Args:
-        url: Such as ``ws://127.0.0.1:8188``.
-
-    Raises:
-        ConfigurationError: It is no such URL.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        cure = f"Write for example ws://127.0.0.1:{DEFAULT_PORT}"
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise ConfigurationError(f"{url!r} has a bad port: {error}", cure=cure) from None
-        if parts.scheme != "ws" or not parts.hostname:
-            raise ConfigurationError(f"{url!r} is not the URL of a gateway", cure=cure)
-        self.host = parts.hostname
-        self.port = port or DEFAULT_PORT
-        self.url = f"ws://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-    def token(self) -> bytes:
-        """
-        Return the owner's local token of the gateway at this address.
-
-        Raises:
-            GatewayUnreachable: No gateway of this user was started on that port.
-            PermissionDenied: It is another machine.
-        """
-        if not is_loopback(self.host):
-            raise PermissionDenied(
-                f"{self.url} is another machine: the owner's local token works only on the "
-                "gateway's own one",
-                started=False,
-            )
-        token = token_of_port(self.port)
-        if token is None:
-            raise GatewayUnreachable(
-                f"No gateway of this user runs on {self.url}. Start one: headgate run "
-                f"--projects FOLDER --port {self.port}",
-                started=False,
-            )
-        return token
+"""Seconds in which the connection and the login must be done."""
 
 
 class ClientChannel(Channel):
     """The client's end of a channel."""
 
+    _core: ClientProtocol
+
     def __init__(self, login: Callable[[str], ClientHandshake], *, url: str) -> None:
-        core = ClientProtocol(parse_uri(f"{url}/channel"), max_size=MAX_MESSAGE)
-        super().__init__(core)
-        self._client = core
+        super().__init__(ClientProtocol(parse_uri(f"{url}/channel"), max_size=MAX_MESSAGE))
         self._login = login
         self._handshake: ClientHandshake | None = None
         self.opened: asyncio.Future[Session] = self.loop.create_future()
@@ -102,7 +45,7 @@ class ClientChannel(Channel):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._handshake = self._login(address_of(transport.get_extra_info("peername")))
-        self._client.send_request(self._client.connect())
+        self._core.send_request(self._core.connect())
         self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -111,10 +54,10 @@ class ClientChannel(Channel):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._client.handshake_exc is not None:
+        if self._core.handshake_exc is not None:
             self._give_up(
                 GatewayUnreachable(
-                    f"What listens there is no Headgate gateway: {self._client.handshake_exc}"
+                    f"What listens there is no Headgate gateway: {self._core.handshake_exc}"
                 )
             )
 
@@ -188,7 +131,8 @@ async def open_channel(
     except OSError as error:
         if isinstance(error, HeadgateError):
             raise
-        text = "no answer within 10 seconds" if isinstance(error, TimeoutError) else str(error)
+        late = isinstance(error, TimeoutError)
+        text = f"no answer within {HANDSHAKE_SECONDS:.0f} seconds" if late else str(error)
         raise GatewayUnreachable(
             f"No gateway answers on {address.url}: {text}", started=False
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
@@ -16,7 +17,7 @@ from headgate.errors import RemoteProtocolError
 from headgate.wire.handshake import MAX_GREETING
 from headgate.wire.session import Event, Session, State
 
-__all__ = ["MAX_MESSAGE", "Channel"]
+__all__ = ["MAX_MESSAGE", "Channel", "Closed", "Events"]
 
 logger = logging.getLogger("headgate.channel")
 
@@ -33,10 +34,13 @@ STALLED_AFTER = 30.0
 """Seconds for which a peer may take no byte while data waits."""
 
 Events = Callable[["Channel", list[Event]], None]
+"""Gets what a channel's session received."""
+
 Closed = Callable[["Channel", str], None]
+"""Gets the reason why a channel is over."""
 
 
-class Channel(asyncio.Protocol):
+class Channel(asyncio.Protocol, ABC):
     """
     One connection.
 
@@ -160,11 +164,13 @@ class Channel(asyncio.Protocol):
 
     # --- inside ----------------------------------------------------------------------------------
 
+    @abstractmethod
     def _head_received(self, head: Any) -> None:
-        raise NotImplementedError
+        """Take the head of the other end's HTTP request or response."""
 
+    @abstractmethod
     def _greeting_received(self, message: bytes) -> None:
-        raise NotImplementedError
+        """Take a message that comes before the session is open."""
 
     def _open(self, session: Session) -> None:
         self.session = session

@@ -58,11 +58,11 @@ class Door(Protocol):
 class ServerChannel(Channel):
     """The gateway's end of a channel, from the first byte of the connection on."""
 
+    _core: ServerProtocol
+
     def __init__(self, door: Door) -> None:
         # Before the login nobody may make the gateway hold much.
-        core = ServerProtocol(max_size=MAX_GREETING)
-        super().__init__(core)
-        self._server = core
+        super().__init__(ServerProtocol(max_size=MAX_GREETING))
         self._door = door
         self._peer = ""
         self._head_bytes = 0
@@ -99,8 +99,8 @@ class ServerChannel(Channel):
         if self._head_bytes > HEAD_BYTES:
             self._turn_away("the head of the request is too large")
             return
-        self._server.receive_data(data)
-        if self._server.handshake_exc is not None:
+        self._core.receive_data(data)
+        if self._core.handshake_exc is not None:
             # Before the core closes the connection without a word.
             self._answer_garbage()
         else:
@@ -129,8 +129,8 @@ class ServerChannel(Channel):
             self._respond(*self._door.page(head.path.partition("?")[0]))
 
     def _upgrade(self, head: HttpRequest) -> None:
-        response = self._server.accept(head)
-        self._server.send_response(response)
+        response = self._core.accept(head)
+        self._core.send_response(response)
         self._upgraded = response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         if self._upgraded:
             self._wait_for("the login", LOGIN_SECONDS)
@@ -155,9 +155,9 @@ class ServerChannel(Channel):
         return ""
 
     def _respond(self, status: HTTPStatus, text: str) -> None:
-        response = self._server.reject(status, text)
-        self._server.handshake_exc = None
-        self._server.send_response(response)
+        response = self._core.reject(status, text)
+        self._core.handshake_exc = None
+        self._core.send_response(response)
         self._write()
         self._close_transport()
 

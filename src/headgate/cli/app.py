@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from headgate import __version__
+from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -56,9 +57,6 @@ Named = Annotated[
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
 ]
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-DEFAULT_URL = "ws://127.0.0.1:8188"
-DEFAULT_PORT = 8188
 
 
 def _show_version(wanted: bool) -> None:

@@ -19,6 +19,7 @@ from headgate.cli.output import print_document, print_table, print_value, waitin
 from headgate.client import Client, connect
 from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
 from headgate.request import Request
+from headgate.scope import GATEWAY_PROJECT
 
 __all__ = ["Target", "handlers", "message", "request"]
 
@@ -34,7 +35,7 @@ class Target:
     """Who is called, and how the answer is wanted."""
 
     url: str
-    project: str = "@gateway"
+    project: str = GATEWAY_PROJECT
     handler: str = "handlers"
     as_json: bool = False
 

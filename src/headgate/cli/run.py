@@ -27,9 +27,6 @@ __all__ = ["run"]
 
 logger = logging.getLogger("headgate.cli")
 
-GRACE_SECONDS = 5.0
-"""Seconds that requests in flight have to finish after the first signal."""
-
 MOST_WAITING = 10_000
 """Log records that wait to be written, at most."""
 
@@ -67,9 +64,9 @@ def run(
         # Not without an end: on Windows a signal is seen only between two waits.
         while not stop.wait(0.5):
             pass
-        logger.info("stopping: requests in flight have %g seconds", GRACE_SECONDS)
+        logger.info("stopping: requests in flight may finish")
     finally:
-        gateway.stop(GRACE_SECONDS)
+        gateway.stop()
 
 
 def log_to_stderr(level: str, *, as_json: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from headgate.errors import DeadlockError
 from headgate.invocation import Invocation
-from headgate.runtimes.thread import Gate
+from headgate.runtimes.gate import Gate
 
 __all__ = ["find_deadlock"]
 

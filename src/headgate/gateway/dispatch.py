@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any
@@ -25,7 +26,8 @@ from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
-from headgate.runtimes.thread import Finished, Gate, ThreadRuntime
+from headgate.runtimes.gate import Finished, Gate
+from headgate.runtimes.thread import ThreadRuntime
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
@@ -88,28 +90,29 @@ class Dispatch:
 
     def request(self, invocation: Invocation) -> None:
         """Have an invocation answered; it ends through `Requests`, whatever happens."""
+        if self._begin(invocation, "request") is None and invocation.ancestors:
+            self.break_deadlocks(invocation)
+
+    def _begin(self, invocation: Invocation, action: Action) -> RequestError | None:
+        """Give an invocation to its endpoint; if none takes it, end it and return why."""
         invocation.home = self._gateway
         self._requests.add(invocation)
         try:
-            endpoint = self._endpoint(invocation, "request")
+            endpoint = self._endpoint(invocation, action)
             if type(endpoint) is Gate and endpoint.timeout is not None:
                 self._requests.shorten(invocation, monotonic() + endpoint.timeout)
             endpoint(invocation)
+            return None
         except RequestError as error:
-            if error.started is None:
-                error.started = False
-            self._requests.end(invocation, Failure(error))
-            return
+            refusal = error
         except Exception:
             # A bug, of a policy perhaps: it must not take the session and its other requests along.
-            logger.exception(
-                "The request %s to %s failed", invocation.request_id, invocation.target
-            )
-            text = f"The gateway failed at {invocation.target}; its log says more"
-            self._requests.end(invocation, Failure(RequestError(text)))
-            return
-        if invocation.ancestors:
-            self.break_deadlocks(invocation)
+            logger.exception("%s to %s failed", action, invocation.target)
+            refusal = RequestError(f"The gateway failed at {invocation.target}; its log says more")
+        if refusal.started is None:
+            refusal.started = False
+        self._requests.end(invocation, Failure(refusal))
+        return refusal
 
     def nested(self, invocation: Invocation) -> None:
         """Have an invocation answered that a handler of this process asked for."""
@@ -216,16 +219,10 @@ class Dispatch:
             message.ancestors,
             wants_result=False,
         )
-        copy.home = self._gateway
-        self._requests.add(copy)
-        try:
-            self._endpoint(copy, "message")(copy)
-            status = "SENT"
-        except RequestError as error:
-            self._requests.end(copy, Failure(error))
-            if type(error) not in _SEND_STATUS:
-                raise
-            status = _SEND_STATUS[type(error)]
+        refusal = self._begin(copy, "message")
+        if refusal is not None and type(refusal) not in _SEND_STATUS:
+            raise refusal
+        status = "SENT" if refusal is None else _SEND_STATUS[type(refusal)]
         fields = {
             "scope": "G",
             "gateway": self._gateway.name,
@@ -258,16 +255,7 @@ class Dispatch:
             invocation.asker.progressed(invocation, data)
 
     def _record_refusal(self, invocation: Invocation, error: PermissionDenied) -> None:
-        self._recorder.record(
-            Record(
-                event="refused",
-                user=invocation.caller.user,
-                host=invocation.caller.host,
-                target=invocation.target,
-                outcome=error.code,
-                request_id=invocation.request_id,
-            )
-        )
+        self._recorder.record(Record.of("refused", invocation, error))
 
 
 class _Nobody:
@@ -330,6 +318,12 @@ def _no_handler(project: Project, name: str) -> HandlerNotFound:
         return HandlerNotFound(
             f"The message handler {name!r} of project {project.name!r} could not be loaded: "
             f"{broken}"
+        )
+    script = os.path.join(project.path, "messages", f"{name}.py")
+    if ".." not in name and not os.path.isabs(name) and os.path.exists(script):
+        return HandlerNotFound(
+            f"The message handler {name!r} of project {project.name!r} came after the gateway had "
+            "loaded the project: restart the gateway"
         )
     return HandlerNotFound(
         f'The message handler "{name}" could not be found in project {project.name!r}. '

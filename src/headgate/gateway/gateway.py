@@ -401,14 +401,16 @@ class Gateway:
     def dispatch(self, invocation: Invocation) -> None:
         """Have a client's invocation answered."""
         if self._stopping:
-            error = GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
-            invocation.asker.ended(invocation, Failure(error))
-            return
-        self._dispatch.request(invocation)
+            self._refuse(invocation)
+        else:
+            self._dispatch.request(invocation)
 
     def deliver(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
         """Have a client's message delivered."""
-        self._dispatch.deliver(invocation, scope, filters)
+        if self._stopping:
+            self._refuse(invocation)
+        else:
+            self._dispatch.deliver(invocation, scope, filters)
 
     def stop_invocation(self, invocation: Invocation, error: RequestError) -> None:
         """End an invocation and its handler."""

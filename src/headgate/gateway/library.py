@@ -161,7 +161,7 @@ class Library:
             spec = self.find_spec(name, self._folders)
             yield ConfigurationError(
                 f"The library's {name!r} is not seen: the name is Headgate's own",
-                cure="Give the module another name.",
+                cure="Give the module another name",
                 file=(spec.origin or self._folders[0]) if spec else "",
             )
 
@@ -344,5 +344,5 @@ def _entries(folder: str) -> Iterator[str]:
 
 def _cure(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"Install {error.name!r} beside Headgate, or put it into the project's library."
-    return "Correct it: nothing of this file is used until it can be imported."
+        return f"Install {error.name!r} beside Headgate, or put it into the project's library"
+    return "Correct it: nothing of this file is used until it can be imported"

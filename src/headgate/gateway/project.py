@@ -164,7 +164,7 @@ def _name_error(name: str, folder: Path) -> ConfigurationError | None:
         problem = f"{name!r} is no name of a project: it is empty or has a path separator"
     else:
         return None
-    return ConfigurationError(problem, cure="Give the project another name.", file=str(folder))
+    return ConfigurationError(problem, cure="Give the project another name", file=str(folder))
 
 
 def _read(name: str, folder: Path, read: Callable[[str, Path], ProjectSource]) -> ProjectSource:
@@ -182,7 +182,7 @@ def _read(name: str, folder: Path, read: Callable[[str, Path], ProjectSource]) -
 def _unreadable(error: OSError, folder: Path) -> ConfigurationError:
     return ConfigurationError(
         f"The project cannot be read: {error.strerror or error}",
-        cure="Let the gateway's user read its folders and files.",
+        cure="Let the gateway's user read its folders and files",
         file=str(error.filename or folder),
     )
 
@@ -236,7 +236,7 @@ def _lineage(
         names = [ancestor.name for ancestor in lineage]
         if parent in names:
             circle = " → ".join([*names, parent])
-            cure = "Take the parent out of one of them."
+            cure = "Take the parent out of one of them"
             return [source], source.error(
                 f"The parents form a circle: {circle}", "parent", cure=cure
             )
@@ -251,7 +251,7 @@ def _parent_error(
     source: ProjectSource, sources: Mapping[str, ProjectSource]
 ) -> ConfigurationError:
     if source.parent in sources:
-        problem, cure = "cannot be read", "Correct that project's settings."
+        problem, cure = "cannot be read", "Correct that project's settings"
     else:
         others = sorted(set(sources) - {source.name})
         problem, cure = "does not exist", known_names(source.parent, others)

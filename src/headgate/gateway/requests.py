@@ -87,7 +87,7 @@ class Requests:
             parent.children.pop(id(invocation), None)
         invocation.asker.ended(invocation, outcome)
         if type(outcome) is Failure:
-            self._record(invocation, outcome.error)
+            self._recorder.record(Record.of("failed", invocation, outcome.error))
         if invocation.children:
             self._leave_children(invocation, outcome)
 
@@ -138,19 +138,6 @@ class Requests:
                 child.deadline = child.own_deadline
             else:
                 self.cancel(child, f"{invocation.target}, which asked for it, has ended")
-
-    def _record(self, invocation: Invocation, error: RequestError) -> None:
-        self._recorder.record(
-            Record(
-                event="failed",
-                user=invocation.caller.user,
-                host=invocation.caller.host,
-                target=invocation.target,
-                outcome=error.code,
-                request_id=invocation.request_id,
-                detail=error.message[:200],
-            )
-        )
 
 
 def _timeout(invocation: Invocation) -> RequestTimeout:

@@ -115,20 +115,20 @@ def _compile(file: Path) -> tuple[ast.Module, CodeType]:
     except OSError as error:
         raise ConfigurationError(
             f"The script cannot be read: {error.strerror or error}",
-            cure="Let the gateway's user read it.",
+            cure="Let the gateway's user read it",
             file=str(file),
         ) from None
     except SyntaxError as error:
         raise ConfigurationError(
             f"{type(error).__name__}: {str(error.msg).rstrip('.')}",
-            cure="Correct the script; it is Python 3, saved as UTF-8.",
+            cure="Correct the script; it is Python 3, saved as UTF-8",
             file=str(file),
             line=error.lineno,
         ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"The script cannot be compiled: {error}",
-            cure="Save it as Python 3 text in UTF-8.",
+            cure="Save it as Python 3 text in UTF-8",
             file=str(file),
         ) from None
 
@@ -142,7 +142,7 @@ def _settings(tree: ast.Module, *, file: Path) -> dict[str, Any]:
         if ast.unparse(decorator) in spellings:
             raise ConfigurationError(
                 f"@{ast.unparse(decorator)} lacks its parentheses",
-                cure=f"Write @{ast.unparse(decorator)}(), or leave it out.",
+                cure=f"Write @{ast.unparse(decorator)}(), or leave it out",
                 file=str(file),
                 line=decorator.lineno,
             )
@@ -177,7 +177,7 @@ def _arguments(call: ast.Call, *, file: Path) -> dict[str, Any]:
     if call.args:
         raise ConfigurationError(
             f"{ast.unparse(call.args[0])} has no setting's name",
-            cure='Write each setting as name=value, such as threading="Dedicated".',
+            cure='Write each setting as name=value, such as threading="Dedicated"',
             file=str(file),
             line=call.args[0].lineno,
         )
@@ -199,7 +199,7 @@ def _argument(keyword: ast.keyword, *, file: Path) -> tuple[str, Any]:
     given = f"{keyword.arg}=" if keyword.arg else "**"
     raise ConfigurationError(
         f"{given}{ast.unparse(keyword.value)} is not a literal",
-        cure="Write the value itself: settings are read without running the script.",
+        cure="Write the value itself: settings are read without running the script",
         file=str(file),
         line=keyword.value.lineno,
     )

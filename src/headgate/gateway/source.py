@@ -56,7 +56,7 @@ class ProjectSource:
         """
         settings = self.handlers.get(handler, {})
         if not isinstance(settings, dict):
-            cure = f'Write [handlers."{handler}"] and the settings below it.'
+            cure = f'Write [handlers."{handler}"] and the settings below it'
             raise self.error("This is no table of settings", "handlers", handler, cure=cure)
         self.check(settings, "handlers", handler)
         return settings
@@ -92,7 +92,7 @@ def find_projects(folder: Path | None, named: Mapping[str, Path] | None = None) 
         if not _is_plain_project(path):
             raise ConfigurationError(
                 f"Project {name!r} is not in {path}",
-                cure=f"A project's folder holds one of {', '.join(_PLAIN)}.",
+                cure=f"A project's folder holds one of {', '.join(_PLAIN)}",
             )
         found[name] = path
     return found
@@ -107,7 +107,7 @@ def _folders(folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigurationError(
             f"The projects folder {folder} cannot be read: {error.strerror or error}",
-            cure="Name the folder that holds a folder for each project.",
+            cure="Name the folder that holds a folder for each project",
         ) from None
 
 
@@ -154,7 +154,7 @@ def _check_key(source: ProjectSource, key: str, value: object) -> None:
         raise source.error(f"{key!r} is no setting of a project", key, cure=cure)
     kind, wanted = _KEYS[key]
     if not isinstance(value, kind):
-        raise source.error(f"{key} cannot be {value!r}", key, cure=f"Write {wanted}.")
+        raise source.error(f"{key} cannot be {value!r}", key, cure=f"Write {wanted}")
 
 
 def _plain_scripts(folder: Path) -> dict[str, Path]:

@@ -31,13 +31,13 @@ def read_text(file: Path) -> str:
         reason = error.strerror or str(error)
         raise ConfigurationError(
             f"The file cannot be read: {reason}",
-            cure="Let the gateway's user read it.",
+            cure="Let the gateway's user read it",
             file=str(file),
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"Byte {error.start} is not UTF-8",
-            cure="Save the file as UTF-8.",
+            cure="Save the file as UTF-8",
             file=str(file),
             line=error.object.count(b"\n", 0, error.start) + 1,
         ) from None
@@ -57,7 +57,7 @@ def parse_toml(text: str, *, file: Path) -> dict[str, Any]:
         number = place[1] if place else None
         raise ConfigurationError(
             f"The file is not valid TOML: {_PLACE.sub('', str(error)).rstrip('.')}",
-            cure="Names with spaces or slashes, and all texts, stand in quotes.",
+            cure="Names with spaces or slashes, and all texts, stand in quotes",
             file=str(file),
             line=int(number) if number else text.count("\n") + 1,
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import traceback
 from collections.abc import Callable
 from time import monotonic
@@ -15,6 +16,8 @@ from headgate.outcome import Encoded, Failure, Outcome
 from headgate.wire.codec import decode, encode
 
 __all__ = ["NOTHING", "Report", "Runnable", "execute", "execute_async"]
+
+logger = logging.getLogger("headgate.handlers")
 
 MAX_TRACEBACK = 16 * 1024
 """Characters of a traceback that travel, counted from its end."""
@@ -73,7 +76,7 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
             value = handler.function(payload)
         return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
     except BaseException as error:
-        return failed(error)
+        return failed(error, invocation)
 
 
 async def execute_async(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
@@ -94,18 +97,30 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        return failed(error)
+        return failed(error, invocation)
 
 
-def failed(error: BaseException) -> Failure:
-    """Return the outcome of a handler that raised, with type, message and traceback as text."""
+def failed(error: BaseException, invocation: Invocation) -> Failure:
+    """
+    Return the outcome of a handler that raised, with type, message and traceback as text.
+
+    The traceback is logged too: nobody else gets that of a message's handler.
+    """
     if isinstance(error, PayloadError) and error.place.startswith("result"):
         return Failure(PayloadError(error.message, place=error.place, started=True))
+    text = _sendable(_script_traceback(error))
+    logger.error(
+        "The handler %s failed in request %s of %s\n%s",
+        invocation.target,
+        invocation.request_id,
+        invocation.caller.user,
+        text.rstrip(),
+    )
     return Failure(
         HandlerError(
             remote_type=type(error).__name__,
             remote_message=_sendable(_text(error)[:MAX_TEXT]),
-            remote_traceback=_sendable(_script_traceback(error)),
+            remote_traceback=text,
         )
     )
 

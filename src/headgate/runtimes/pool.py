@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation, current_invocation
 from headgate.outcome import Outcome
-from headgate.request import Request
 from headgate.threads import Mailbox
 
 if TYPE_CHECKING:
-    from headgate.runtimes.thread import Finished, Gate
+    from headgate.runtimes.gate import Finished, Gate
 
 __all__ = ["Pool", "Worker"]
 
@@ -63,6 +62,8 @@ class Pool:
         loop: The event loop.
         on_wait: Told which request of its own a handler now waits for.
     """
+
+    has_threads = True
 
     def __init__(
         self,
@@ -133,6 +134,10 @@ class Pool:
         """Take an invocation back; False if a thread has taken it."""
         return self._queue.pop(invocation, None) is not None
 
+    def interrupt(self, invocation: Invocation) -> bool:
+        """Return False: a thread cannot be stopped."""
+        return False
+
     @property
     def is_stuck(self) -> bool:
         """Whether all threads that there can be wait for requests of their handlers."""
@@ -161,9 +166,9 @@ class Pool:
 
     # --- on a thread that runs a handler ---------------------------------------------------------
 
-    def leave(self, request: Request) -> None:
+    def leave(self, nested: Invocation | None) -> None:
         """Give the place back while the handler waits for another request."""
-        invocation, nested = current_invocation.get(), request.invocation
+        invocation = current_invocation.get()
         if invocation is not None:
             invocation.waits_for = nested
         self.lend()

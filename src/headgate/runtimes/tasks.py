@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from headgate.errors import CancellationException
 from headgate.invocation import Invocation
 from headgate.outcome import Failure, Outcome
-from headgate.request import Request
 from headgate.runtimes.execute import Report, execute_async, failed
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
-    from headgate.runtimes.thread import Gate
+    from headgate.runtimes.gate import Gate
 
 __all__ = ["TaskLoop"]
 
@@ -34,6 +33,8 @@ class TaskLoop:
         report: Takes progress values.
         on_wait: Told, on this loop's thread, which request a handler now waits for.
     """
+
+    has_threads = False
 
     def __init__(
         self,
@@ -67,10 +68,27 @@ class TaskLoop:
         """Take an invocation back; False if it has begun."""
         return self._queue.pop(invocation, None) is not None
 
-    def interrupt(self, invocation: Invocation) -> None:
+    def interrupt(self, invocation: Invocation) -> bool:
         """Cancel the task that runs an invocation."""
         if self._thread is not None:
             self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
+        return True
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether waiting handlers hold all places: never, there can be one task more."""
+        return False
+
+    @property
+    def running(self) -> list[Invocation]:
+        """What runs at this moment."""
+        return list(self._tasks)
+
+    def lend(self) -> None:
+        """Nothing to lend: an interrupted task ends."""
+
+    def take_back(self) -> None:
+        """Nothing to take back."""
 
     def close(self) -> None:
         """Cancel what runs and end the thread."""
@@ -103,14 +121,13 @@ class TaskLoop:
                 text = "The handler was interrupted"
                 outcome = Failure(CancellationException(text, started=True))
             else:
-                outcome = failed(error)
+                outcome = failed(error, invocation)
         del self._tasks[invocation]
         self._done(invocation, gate, outcome)
 
-    def _awaits(self, invocation: Invocation, request: Request | None) -> None:
+    def _awaits(self, invocation: Invocation, nested: Invocation | None) -> None:
         # Other tasks of the handler may await while it goes on itself, so only its own one counts.
         if asyncio.current_task() is self._tasks.get(invocation):
-            nested = request.invocation if request is not None else None
             invocation.waits_for = nested
             if nested is not None:
                 self._on_wait(nested)

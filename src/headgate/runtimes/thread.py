@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
-from headgate.errors import Overloaded, RequestTimeout
-from headgate.invocation import Fate, Invocation
-from headgate.outcome import Failure, Outcome
+from headgate.invocation import Invocation
+from headgate.outcome import Outcome
 from headgate.runtimes.execute import Runnable, execute
+from headgate.runtimes.gate import Finished, Gate, begin
 from headgate.runtimes.pool import Pool
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
 
-__all__ = ["Finished", "Gate", "ThreadRuntime"]
+__all__ = ["ThreadRuntime"]
 
 POOL_SIZE = 8
 """Threads that run a project's Shared handlers at once."""
@@ -27,129 +25,6 @@ MOST_THREADS = 64
 
 MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
-
-MOST_ABANDONED = 8
-"""Abandoned threads of a project at which its thread handlers take nothing new."""
-
-
-class Gate:
-    """
-    The endpoint that is a handler of this gateway; it belongs to the event loop.
-
-    It counts how many invocations of the handler are under way, and lets no more of them run at
-    once than the handler's settings say.
-    """
-
-    __slots__ = (
-        "_active",
-        "_concurrency",
-        "_hung",
-        "_limit",
-        "_waiting",
-        "handler",
-        "lane",
-        "timeout",
-        "under_way",
-    )
-
-    def __init__(
-        self,
-        handler: Runnable,
-        lane: Pool | TaskLoop,
-        *,
-        concurrency: int | None,
-        places: int,
-        hung: set[Invocation],
-    ) -> None:
-        self.handler = handler
-        """The handler."""
-        self.lane = lane
-        """Where it runs."""
-        self.timeout = handler.settings.timeout
-        """The handler's own cap on the deadline, in seconds; None for none."""
-        self.under_way = 0
-        """Runs that were taken and are not finished."""
-        self._limit = handler.settings.queue + places
-        self._concurrency = concurrency
-        self._active: set[Invocation] = set()
-        self._waiting: OrderedDict[Invocation, None] = OrderedDict()
-        self._hung = hung
-
-    def __call__(self, invocation: Invocation) -> None:
-        """Run the handler as soon as there is a place; raises Overloaded if too many wait."""
-        if self.under_way >= self._limit or self._hung:
-            self._refuse_if_full(invocation)
-        self.under_way += 1
-        invocation.place = self
-        if self._concurrency is None:
-            self.lane.put(invocation, self)
-        elif len(self._active) < self._concurrency:
-            self._active.add(invocation)
-            self.lane.put(invocation, self)
-        else:
-            self._waiting[invocation] = None
-
-    def finished(self, invocation: Invocation) -> None:
-        """Take note that a run is over, and let the next one in."""
-        self.under_way -= 1
-        if self._hung and invocation in self._hung:
-            self._hung.discard(invocation)
-            if isinstance(self.lane, Pool):
-                self.lane.take_back()
-        if self._concurrency is not None:
-            self._active.discard(invocation)
-            if self._waiting:
-                following, _ = self._waiting.popitem(last=False)
-                self._active.add(following)
-                self.lane.put(following, self)
-
-    def withdraw(self, invocation: Invocation) -> str:
-        """Take an invocation back if it has not begun; else stop it as far as that goes."""
-        if invocation in self._waiting:
-            del self._waiting[invocation]
-            self.under_way -= 1
-            return Fate.NOT_STARTED
-        if self.lane.remove(invocation):
-            self.finished(invocation)
-            return Fate.NOT_STARTED
-        if isinstance(self.lane, TaskLoop):
-            self.lane.interrupt(invocation)
-        else:
-            # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
-            self._hung.add(invocation)
-            self.lane.lend()
-        return Fate.STILL_RUNNING
-
-    def holders(self, invocation: Invocation) -> list[Invocation]:
-        """Return who holds the places that an invocation waits for; empty if one is free."""
-        if invocation in self._waiting:
-            return list(self._active)
-        if isinstance(self.lane, Pool) and self.lane.is_stuck:
-            return self.lane.running
-        return []
-
-    @property
-    def waiting(self) -> int:
-        """How many invocations wait for the handler's own concurrency."""
-        return len(self._waiting)
-
-    def _refuse_if_full(self, invocation: Invocation) -> None:
-        if self.under_way >= self._limit:
-            raise Overloaded(
-                f"{self.under_way} calls of {invocation.target} are under way, which is its "
-                "limit: raise its `queue`, or send fewer",
-                started=False,
-            )
-        if len(self._hung) >= MOST_ABANDONED and isinstance(self.lane, Pool):
-            raise Overloaded(
-                f"{len(self._hung)} threads of {invocation.project} hang in handlers whose "
-                "requests are over: they must return before the project takes new requests",
-                started=False,
-            )
-
-
-Finished = tuple[Invocation, Gate, Outcome | None]
-"""What comes back to the event loop: the end of a run, or with None a progress value."""
 
 
 class ThreadRuntime:
@@ -182,7 +57,7 @@ class ThreadRuntime:
         self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
         self._tasks = TaskLoop(
             f"headgate-{project}-async",
-            begin=_begin,
+            begin=begin,
             done=self._done,
             report=self._report,
             on_wait=self._on_wait,
@@ -243,7 +118,7 @@ class ThreadRuntime:
     # --- on a handler's thread -------------------------------------------------------------------
 
     def _work(self, invocation: Invocation, gate: Gate) -> Outcome:
-        return _begin(invocation) or execute(invocation, gate.handler, self._report)
+        return begin(invocation) or execute(invocation, gate.handler, self._report)
 
     def _done(self, invocation: Invocation, gate: Gate, outcome: Outcome) -> None:
         self._ends.post((invocation, gate, outcome))
@@ -266,14 +141,3 @@ class ThreadRuntime:
         elif place is not None:
             # It went to another gateway, from where it may have come back.
             self._tell_wait(invocation)
-
-
-def _begin(invocation: Invocation) -> Outcome | None:
-    """Mark an invocation as begun, or return the outcome of one that comes too late."""
-    now = monotonic()
-    if now >= invocation.deadline:
-        # A handler never starts after its deadline.
-        text = f"The deadline of {invocation.target} passed before it could begin"
-        return Failure(RequestTimeout(text, started=False))
-    invocation.started_at = now
-    return None

@@ -7,6 +7,9 @@ from typing import Protocol
 
 import msgspec
 
+from headgate.errors import RequestError
+from headgate.invocation import Invocation
+
 __all__ = ["LogRecorder", "Record", "Recorder"]
 
 logger = logging.getLogger("headgate.audit")
@@ -26,6 +29,19 @@ class Record(msgspec.Struct, frozen=True):
     """The error's code, or what else came of it."""
     request_id: str = ""
     detail: str = ""
+
+    @classmethod
+    def of(cls, event: str, invocation: Invocation, error: RequestError) -> Record:
+        """Return the record of a request that came to an error."""
+        return cls(
+            event=event,
+            user=invocation.caller.user,
+            host=invocation.caller.host,
+            target=invocation.target,
+            outcome=error.code,
+            request_id=invocation.request_id,
+            detail=error.message[:200],
+        )
 
 
 class Recorder(Protocol):

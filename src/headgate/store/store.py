@@ -28,8 +28,13 @@ __all__ = ["Store"]
 T = TypeVar("T")
 
 FILE_NAME = "headgate.db"
+"""Name of the database in the data folder."""
+
 READERS = 2
+"""Threads that read, beside the one that writes."""
+
 BOOTS_KEPT = 1_000
+"""Boots that are remembered, the last ones."""
 
 
 class Store:
@@ -67,7 +72,7 @@ class Store:
                 database is damaged, of another program or of a later release.
         """
         if self._open is not None:
-            raise RuntimeError("The store is open already.")
+            raise RuntimeError("The store is open already")
         with ExitStack() as stack, _explained(self.folder):
             self._take(stack)
             self._open = stack.pop_all()
@@ -127,7 +132,7 @@ class Store:
 
     def _check_open(self) -> None:
         if self._open is None:
-            raise RuntimeError("The store is not open.")
+            raise RuntimeError("The store is not open")
 
     def _run_read(self, function: Callable[[Connection], T]) -> T:
         with self._reading.begin() as connection:

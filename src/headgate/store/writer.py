@@ -61,9 +61,9 @@ class Writer:
         write = _Write(function, Future())
         with self._gate:
             if self._closed:
-                raise RuntimeError("The store is closed.")
+                raise RuntimeError("The store is closed")
             if self.waiting >= MAX_WAITING:
-                raise Overloaded(f"The store has {MAX_WAITING:,} writes waiting.", started=False)
+                raise Overloaded(f"The store has {MAX_WAITING:,} writes waiting", started=False)
             self._queue.put(write)
         return write.future
 

@@ -82,12 +82,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise ConfigurationError(
-                f"max_bytes is {self.max_bytes}", cure="Write a number of bytes above 0."
+                f"max_bytes is {self.max_bytes}", cure="Write a number of bytes above 0"
             )
         # The limit of ormsgpack, 255 levels, leaves room for the lists of _shell().
         if not 1 <= self.max_depth <= 200:
             raise ConfigurationError(
-                f"max_depth is {self.max_depth}", cure="Write a number from 1 to 200."
+                f"max_depth is {self.max_depth}", cure="Write a number from 1 to 200"
             )
 
 

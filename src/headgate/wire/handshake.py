@@ -48,15 +48,19 @@ VERSION = 1
 """The version of the protocol."""
 
 FEATURES: list[str] = ["progress", "fate"]
+"""What this side can do beyond the version; version 1 takes both as given."""
 
 METHOD = "local"
+"""The one way to log in: with the owner's local token."""
 
 MAX_GREETING = 4096
 """Bytes that one frame of the handshake has at most."""
 
 NONCE_BYTES = 32
+"""Bytes of each side's random number, at least."""
 
 SOFTWARE = "headgate-python"
+"""Name of this client's software, for logs."""
 
 
 class Meeting(NamedTuple):

@@ -1,0 +1,175 @@
+"""The gate of a handler: how many of its runs are under way, and which may begin."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from time import monotonic
+from typing import Protocol
+
+from headgate.errors import Overloaded, RequestTimeout
+from headgate.invocation import Fate, Invocation
+from headgate.outcome import Failure, Outcome
+from headgate.runtimes.execute import Runnable
+
+__all__ = ["Finished", "Gate", "Lane", "begin"]
+
+MOST_ABANDONED = 8
+"""Abandoned threads of a project at which its thread handlers take nothing new."""
+
+
+class Lane(Protocol):
+    """Where the runs of handlers queue and run: a pool of threads, or a loop of tasks."""
+
+    has_threads: bool
+    """Whether a run holds a thread, which cannot be stopped."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every place that there can be is held by a handler that waits."""
+
+    @property
+    def running(self) -> list[Invocation]:
+        """What runs at this moment, waiting handlers included."""
+
+    def put(self, invocation: Invocation, gate: Gate) -> None:
+        """Queue an invocation."""
+
+    def remove(self, invocation: Invocation) -> bool:
+        """Take an invocation back; False if it has begun."""
+
+    def interrupt(self, invocation: Invocation) -> bool:
+        """Stop what runs an invocation; False if that cannot be done."""
+
+    def lend(self) -> None:
+        """Let another run begin in place of one that is given up."""
+
+    def take_back(self) -> None:
+        """End a `lend`."""
+
+
+class Gate:
+    """
+    The endpoint that is a handler of this gateway; it belongs to the event loop.
+
+    It counts how many invocations of the handler are under way, and lets no more of them run at
+    once than the handler's settings say.
+    """
+
+    __slots__ = (
+        "_active",
+        "_concurrency",
+        "_hung",
+        "_limit",
+        "_waiting",
+        "handler",
+        "lane",
+        "timeout",
+        "under_way",
+    )
+
+    def __init__(
+        self,
+        handler: Runnable,
+        lane: Lane,
+        *,
+        concurrency: int | None,
+        places: int,
+        hung: set[Invocation],
+    ) -> None:
+        self.handler = handler
+        """The handler."""
+        self.lane = lane
+        """Where it runs."""
+        self.timeout = handler.settings.timeout
+        """The handler's own cap on the deadline, in seconds; None for none."""
+        self.under_way = 0
+        """Runs that were taken and are not finished."""
+        self._limit = handler.settings.queue + places
+        self._concurrency = concurrency
+        self._active: set[Invocation] = set()
+        self._waiting: OrderedDict[Invocation, None] = OrderedDict()
+        self._hung = hung
+
+    def __call__(self, invocation: Invocation) -> None:
+        """Run the handler as soon as there is a place; raises Overloaded if too many wait."""
+        if self.under_way >= self._limit or self._hung:
+            self._refuse_if_full(invocation)
+        self.under_way += 1
+        invocation.place = self
+        if self._concurrency is None:
+            self.lane.put(invocation, self)
+        elif len(self._active) < self._concurrency:
+            self._active.add(invocation)
+            self.lane.put(invocation, self)
+        else:
+            self._waiting[invocation] = None
+
+    def finished(self, invocation: Invocation) -> None:
+        """Take note that a run is over, and let the next one in."""
+        self.under_way -= 1
+        if self._hung and invocation in self._hung:
+            self._hung.discard(invocation)
+            self.lane.take_back()
+        if self._concurrency is not None:
+            self._active.discard(invocation)
+            if self._waiting:
+                following, _ = self._waiting.popitem(last=False)
+                self._active.add(following)
+                self.lane.put(following, self)
+
+    def withdraw(self, invocation: Invocation) -> str:
+        """Take an invocation back if it has not begun; else stop it as far as that goes."""
+        if invocation in self._waiting:
+            del self._waiting[invocation]
+            self.under_way -= 1
+            return Fate.NOT_STARTED
+        if self.lane.remove(invocation):
+            self.finished(invocation)
+            return Fate.NOT_STARTED
+        if not self.lane.interrupt(invocation):
+            # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
+            self._hung.add(invocation)
+            self.lane.lend()
+        return Fate.STILL_RUNNING
+
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return who holds the places that an invocation waits for; empty if one is free."""
+        if invocation in self._waiting:
+            return list(self._active)
+        return self.lane.running if self.lane.is_stuck else []
+
+    @property
+    def waiting(self) -> int:
+        """How many invocations wait for the handler's own concurrency."""
+        return len(self._waiting)
+
+    def _refuse_if_full(self, invocation: Invocation) -> None:
+        if self.under_way >= self._limit:
+            raise Overloaded(
+                f"{self.under_way} calls of {invocation.target} are under way, which is its "
+                "limit: raise its `queue`, or send fewer",
+                started=False,
+            )
+        if len(self._hung) >= MOST_ABANDONED and self.lane.has_threads:
+            hanging = ", ".join(sorted({hung.handler for hung in self._hung}))
+            raise Overloaded(
+                f"{len(self._hung)} threads of {invocation.project} hang in handlers whose "
+                f"requests are over ({hanging}): they must return, or the gateway be restarted, "
+                "before the project takes new requests",
+                started=False,
+            )
+
+
+Finished = tuple[Invocation, Gate, Outcome | None]
+"""What comes back to the event loop: the end of a run, or with None a progress value."""
+
+
+def begin(invocation: Invocation) -> Outcome | None:
+    """Mark an invocation as begun, or return the outcome of one that comes too late."""
+    now = monotonic()
+    if now >= invocation.deadline:
+        # A handler never starts after its deadline.
+        text = f"The deadline of {invocation.target} passed before it could begin"
+        return Failure(RequestTimeout(text, started=False))
+    invocation.started_at = now
+    return None
