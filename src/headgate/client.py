@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import random
 import socket
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from weakref import WeakSet
 
 import msgspec
 
@@ -143,13 +145,17 @@ class Client(Scope):
         """
         Close the connection; requests in flight end with `ConnectionLost`.
 
-        Callbacks that are due run before this returns.
+        Callbacks that are due run before this returns; but on the client's own event loop, where
+        a collection of garbage may call it, it returns at once and the client closes soon.
         """
         thread = self._loop_thread
         if thread is None:
             self._require_own_loop()
             return
         self._loop_thread = None
+        if get_ident() == self._thread_id:
+            thread.loop.call_soon(self._close_here, thread)
+            return
         thread.run(self._stop())
         thread.stop()
         self._end_leftovers()
@@ -183,6 +189,22 @@ class Client(Scope):
             return
         await self._stop()
         self._end_leftovers()
+
+    def _close_here(self, thread: LoopThread) -> None:
+        """Close on the loop's own thread, which waits for nobody."""
+        self._shut()
+        self._end_leftovers()
+        assert self._callbacks is not None
+        self._callbacks.close(timeout=0.0)
+        thread.stop()
+
+    def _leave_to_parent(self) -> None:
+        """Refuse requests in a forked process, which has a copy of the client but no thread."""
+        self._closed_for = "its connection stayed in the parent process: connect after the fork"
+        # Kept: to free them would take the parent's sockets out of the poll that both share.
+        _inherited.append((self._loop, self._channel))
+        self._channel = self._loop_thread = None
+        self._callbacks = CallbackThread("headgate-callbacks")
 
     def stats(self) -> dict[str, int]:
         """Return the size of every table of this client; after all requests ended, all are 0."""
@@ -267,15 +289,21 @@ class Client(Scope):
             self._loop = self._mailbox = None
             raise
         self._closed_for = ""
+        _open_clients.add(self)
         entered(self)
 
     async def _stop(self) -> None:
+        self._shut()
+
+    def _shut(self) -> None:
         left(self)
+        _open_clients.discard(self)
         self._closed_for = self._closed_for or "the client is closed"
         if self._reconnecting is not None:
             self._reconnecting.cancel()
         if self._mailbox is not None:
             self._mailbox.drain()
+            self._mailbox.close()
         self._drop_held(math.inf)
         if self._channel is not None:
             self._channel.close("the client closed")
@@ -290,6 +318,8 @@ class Client(Scope):
             on_events=self._received,
             on_closed=self._lost,
         )
+
+    def _send_held(self) -> None:
         held, self._held = self._held, deque()
         for waiting in held:
             self._send((waiting.request, waiting.frame))
@@ -348,8 +378,12 @@ class Client(Scope):
                 return
             except HeadgateError as error:
                 logger.info("Not connected yet: %s", error)
+            except Exception:
+                # Whatever it is, it may pass: nobody else would ever try again.
+                logger.exception("Not connected yet, for a reason that should not occur")
             else:
                 logger.info("Connected to %s again", self.url)
+                self._send_held()
                 return
 
     # --- requests that wait for a connection -----------------------------------------------------
@@ -400,7 +434,7 @@ class Client(Scope):
         request.end(Failure(error))
 
     def _end_leftovers(self) -> None:
-        """End what was posted to an event loop that is closed."""
+        """End what was posted when nothing takes it any more."""
         if self._mailbox is not None:
             for request, _ in self._mailbox.take_all():
                 self._end_unreachable(request)
@@ -408,6 +442,21 @@ class Client(Scope):
     def _require_own_loop(self) -> None:
         if self._loop is not None and not self._closed_for:
             raise RuntimeError("This client belongs to an event loop: leave its `async with` block")
+
+
+_open_clients: WeakSet[Client] = WeakSet()
+
+_inherited: list[object] = []
+"""What a forked process has of its parent's clients."""
+
+
+def _after_fork() -> None:
+    for client in list(_open_clients):
+        client._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def connect(

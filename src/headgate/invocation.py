@@ -68,8 +68,13 @@ class Caller(msgspec.Struct, frozen=True):
 class Slot(Protocol):
     """The place in a runtime that a running invocation holds."""
 
-    def leave(self, nested: Invocation | None) -> None:
-        """Give the place back while the handler waits for another request."""
+    def leave(self, nested: Invocation | None) -> bool:
+        """
+        Give the place back while the handler waits for another request.
+
+        Returns:
+            False if this thread holds no place, so that there is none to take again.
+        """
 
     def enter(self) -> None:
         """Take the place again."""

@@ -68,11 +68,9 @@ def refuse_on_event_loop(what: str, instead: str) -> None:
 
 
 # One lock for all handles: what it guards are a few assignments, and a lock for each handle would
-# cost more than they do.
-_lock = threading.Lock()
-
-# Where every request passes, acquire and release cost half of what `with` does.
-_acquire, _release = _lock.acquire, _lock.release
+# cost more than they do. It is reentrant and taken by `with` alone, because a signal's handler may
+# cancel a request, or raise, in the middle of anything that this thread does.
+_lock = threading.RLock()
 
 
 class Request(msgspec.Struct, eq=False):
@@ -346,16 +344,14 @@ class Request(msgspec.Struct, eq=False):
         Returns:
             True if this call ended it.
         """
-        _acquire()
-        try:
+        with _lock:
+            # Nothing is called between the look and the assignment, so no signal comes between.
             if self._outcome is not None:
                 return False
             self._outcome = outcome
             if type(outcome) is Failure:
                 self._fix_started(outcome.error)
             waiters, self._waiters = self._waiters, None
-        finally:
-            _release()
         if waiters is not None:
             _wake(waiters)
         if self._success_slot is not None or self._error_slot is not None:
@@ -422,26 +418,30 @@ class Request(msgspec.Struct, eq=False):
 
     def _settle(self) -> Success | Failure:
         """Return the outcome, decoded on the thread that is the first to want it."""
-        outcome = encoded = self._outcome
-        if type(encoded) is Encoded:
-            try:
-                outcome = Success(self._requester.decode(encoded.data))
-            except RequestError as error:
-                error.started, error.request_id = True, self.request_id
-                self._fate = Fate.FINISHED
-                outcome = Failure(error)
-            # Of two threads that decoded at once, the first one's value is everybody's.
-            if self._outcome is not encoded:
-                return self._outcome  # type: ignore[return-value]
-            self._outcome = outcome
-        elif outcome is None:
+        outcome = self._outcome
+        if outcome is None:
             raise RuntimeError(f"{self!r} is not over yet")
-        return outcome  # type: ignore[return-value]
+        if not isinstance(outcome, Encoded):
+            return outcome
+        decoded: Success | Failure
+        try:
+            decoded = Success(self._requester.decode(outcome.data))
+        except RequestError as error:
+            error.started, error.request_id = True, self.request_id
+            decoded = Failure(error)
+        with _lock:
+            # Of two threads that decoded at once, the first one's value is everybody's.
+            settled = self._outcome
+            if isinstance(settled, (Success, Failure)):
+                return settled
+            if isinstance(decoded, Failure):
+                self._fate = Fate.FINISHED
+            self._outcome = decoded
+            return decoded
 
     def _add_waiter(self, waiter: Waiter, *, until_fate: bool = False) -> bool:
         """Register whom to wake at the end; False if there is nothing to wait for."""
-        _acquire()
-        try:
+        with _lock:
             if self._outcome is not None and (not until_fate or self.fate in FINAL_FATES):
                 return False
             if self._waiters is None:
@@ -449,8 +449,6 @@ class Request(msgspec.Struct, eq=False):
             else:
                 self._waiters.append(waiter)
             return True
-        finally:
-            _release()
 
     def _remove_waiter(self, waiter: Waiter) -> None:
         with _lock:
@@ -467,14 +465,12 @@ class Request(msgspec.Struct, eq=False):
             return
         running = current_invocation.get()
         slot = running.slot if running is not None else None
-        if slot is None:
-            latch.acquire()
-            return
-        slot.leave(self.invocation)
+        left = slot is not None and slot.leave(self.invocation)
         try:
             latch.acquire()
         finally:
-            slot.enter()
+            if slot is not None and left:
+                slot.enter()
 
     def _fire(self) -> None:
         """Run the callback that fits the outcome, if it is set and has not run."""

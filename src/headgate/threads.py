@@ -8,6 +8,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 __all__ = ["CallbackThread", "LoopThread", "Mailbox", "new_event_loop"]
@@ -40,7 +41,7 @@ class Mailbox(Generic[Item]):
         after: Runs once after the items of one turn.
     """
 
-    __slots__ = ("_after", "_items", "_loop", "_take", "_waking")
+    __slots__ = ("_after", "_closed", "_items", "_loop", "_take", "_waking")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class Mailbox(Generic[Item]):
         self._after = after
         self._items: deque[Item] = deque()
         self._waking = False
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._items)
@@ -62,10 +64,12 @@ class Mailbox(Generic[Item]):
         Hand an item over.
 
         Returns:
-            False if the loop is closed, so that nothing will take it.
+            False if the mailbox or the loop is closed: then whoever posts sees to `take_all`.
         """
+        # It looks after the append: what it then finds open is there for the `take_all` of whoever
+        # closes.
         self._items.append(item)
-        return self._waking or self.wake()
+        return not self._closed and (self._waking or self.wake())
 
     def put(self, item: Item) -> None:
         """Leave an item without waking the loop; `wake`, or a `drain` on the loop, must follow."""
@@ -76,8 +80,10 @@ class Mailbox(Generic[Item]):
         Wake the loop for what was put.
 
         Returns:
-            False if the loop is closed, so that nothing will be taken.
+            False if the mailbox or the loop is closed, so that nothing will be taken.
         """
+        if self._closed:
+            return False
         if not self._waking:
             self._waking = True
             try:
@@ -87,14 +93,23 @@ class Mailbox(Generic[Item]):
                 return False
         return True
 
+    def close(self) -> None:
+        """Take nothing any more; `take_all` must follow. Runs on the loop, or when it is closed."""
+        self._closed = True
+
     def take_all(self) -> list[Item]:
-        """Return what was posted and not taken; for a loop that is closed."""
-        items = list(self._items)
-        self._items.clear()
-        return items
+        """Return what was posted and not taken, each item once; for what is closed."""
+        taken: list[Item] = []
+        try:
+            while True:
+                taken.append(self._items.popleft())
+        except IndexError:
+            return taken
 
     def drain(self) -> None:
         """Take what was posted; runs on the loop."""
+        if self._closed:
+            return
         # The flag falls before the items are taken: what is posted meanwhile wakes the loop again.
         self._waking = False
         items, take = self._items, self._take
@@ -124,22 +139,36 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, Value], timeout: float | None = None) -> Value:
-        """Run a coroutine on the loop and wait for what it returns; not from the loop itself."""
+        """
+        Run a coroutine on the loop and wait for what it returns.
+
+        Raises:
+            RuntimeError: This is the loop's own thread, which would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                f"The thread {self._thread.name} would wait for itself: await the coroutine there"
+            )
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
     def stop(self, timeout: float | None = None) -> None:
         """
         Stop the loop, wait for the thread and close the loop.
 
+        On the loop's own thread it does not wait: the loop ends after its present turn.
+
         Args:
             timeout: Seconds to wait for the thread; if something blocks it for longer it is left
                 behind. Default: as long as it takes.
         """
-        if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join(timeout)
-        if not self._thread.is_alive() and not self.loop.is_closed():
+        if self._thread.ident is None:
             self.loop.close()
+            return
+        with suppress(RuntimeError):  # the thread has closed its loop already
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -149,6 +178,7 @@ class LoopThread:
             self._cancel_tasks()
         finally:
             asyncio.set_event_loop(None)
+            self.loop.close()
 
     def _ran_until_stopped(self) -> bool:
         try:

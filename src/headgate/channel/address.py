@@ -51,7 +51,9 @@ class Address:
         Return the owner's local token of the gateway at this address.
 
         Raises:
-            GatewayUnreachable: No gateway of this user was started on that port.
+            GatewayUnreachable: No gateway of this user was started on that port, or its token
+                cannot be read at the moment.
+            ConfigurationError: Others can read the token, or it is damaged.
             PermissionDenied: It is another machine.
         """
         from headgate.channel.local import is_loopback, token_of_port
@@ -62,7 +64,14 @@ class Address:
                 "gateway's own one",
                 started=False,
             )
-        token = token_of_port(self.port)
+        try:
+            token = token_of_port(self.port)
+        except (OSError, ValueError) as error:
+            # ValueError: the pointer is no text, or no path.
+            raise GatewayUnreachable(
+                f"The local token of the gateway on {self.url} cannot be read: {error}",
+                started=False,
+            ) from error
         if token is None:
             raise GatewayUnreachable(
                 f"No gateway of this user runs on {self.url}. Start one: headgate run "

@@ -29,9 +29,11 @@ def find_deadlock(
     """
     chain = _stuck_with(start, open_invocations)
     queued = [i for i in chain if not i.started_at and isinstance(i.place, Gate) and i.ancestors]
-    if not queued:
+    # With nobody queued, handlers that run wait for each other.
+    candidates = queued or chain
+    if not candidates:
         return None
-    deepest = max(queued, key=lambda i: len(i.ancestors))
+    deepest = max(candidates, key=lambda i: len(i.ancestors))
     return deepest, _error(deepest, chain)
 
 
@@ -59,8 +61,9 @@ def _needed(
     """Return whom an invocation waits for; nobody means that it can go on."""
     if invocation.outcome is not None:
         return []
-    if invocation.waits_for is not None:
-        return [invocation.waits_for]
+    waits_for = invocation.waits_for
+    if waits_for is not None:
+        return [waits_for]
     if invocation.place is None:
         return []
     if isinstance(invocation.place, Gate):

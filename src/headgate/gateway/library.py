@@ -173,7 +173,7 @@ class Library:
             fullname = f"{package}.{name}"
             try:
                 module = self.module(self._public(fullname))
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 spec = self.find_spec(fullname, folders)
                 file = spec.origin if spec and spec.origin else folders[0]
                 yield self.explain(error, file=Path(file))

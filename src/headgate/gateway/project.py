@@ -309,7 +309,8 @@ def _run(script: Script, name: str, library: Library) -> tuple[Callable[..., Any
         return function, takes_context(function, file=script.file)
     except ConfigurationError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        # SystemExit and CancelledError too: one script must not keep the others from loading.
         raise library.explain(error, file=script.file) from error
 
 

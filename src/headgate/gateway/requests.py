@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from time import monotonic
 
 from headgate.deadlines import Deadlines
 from headgate.errors import CancellationException, RequestError, RequestTimeout
-from headgate.invocation import Fate, Invocation
+from headgate.invocation import Fate, Invocation, Withdrawable
 from headgate.outcome import Failure, Outcome
 from headgate.security.audit import Record, Recorder
 
 __all__ = ["TICK_SECONDS", "Requests"]
+
+logger = logging.getLogger("headgate.gateway")
 
 ANNOUNCE_AFTER = 0.02
 """Seconds without a result after which the caller is told that the handler runs."""
@@ -86,10 +89,10 @@ class Requests:
         if parent is not None and parent.children is not None:
             parent.children.pop(id(invocation), None)
         invocation.asker.ended(invocation, outcome)
-        if type(outcome) is Failure:
-            self._recorder.record(Record.of("failed", invocation, outcome.error))
         if invocation.children:
             self._leave_children(invocation, outcome)
+        if type(outcome) is Failure:
+            self._record(Record.of("failed", invocation, outcome.error))
 
     def stop(self, invocation: Invocation, error: RequestError) -> None:
         """End an invocation with an error, and its handler as far as that goes."""
@@ -97,7 +100,7 @@ class Requests:
             return
         invocation.cancelled = True
         place = invocation.place
-        fate = Fate.NOT_STARTED if place is None else place.withdraw(invocation)
+        fate = Fate.NOT_STARTED if place is None else _withdrawn(place, invocation)
         if fate == Fate.NOT_STARTED:
             error.started = False
         elif fate != Fate.UNKNOWN or invocation.started_at:
@@ -116,19 +119,35 @@ class Requests:
 
     def _tick(self) -> None:
         now = monotonic()
+        try:
+            self._end_overdue(now)
+            self._announce(now)
+        finally:
+            self._ticking = bool(self._open)
+            if self._ticking:
+                pause = min(TICK_SECONDS, max(0.001, self._deadlines.next - now))
+                self._later(pause, self._tick)
+
+    def _end_overdue(self, now: float) -> None:
         for key in self._deadlines.overdue(self._open, now):
             invocation = self._open.get(key)
             if invocation is not None:
                 self.stop(invocation, _timeout(invocation))
+
+    def _announce(self, now: float) -> None:
+        """Tell the callers of handlers that have run for some time."""
         latest = now - ANNOUNCE_AFTER
         for invocation in self._open.values():
             if 0 < invocation.started_at <= latest and not invocation.announced:
                 invocation.announced = True
                 invocation.asker.started(invocation)
-        self._ticking = bool(self._open)
-        if self._ticking:
-            pause = min(TICK_SECONDS, max(0.001, self._deadlines.next - now))
-            self._later(pause, self._tick)
+
+    def _record(self, record: Record) -> None:
+        try:
+            self._recorder.record(record)
+        except Exception:
+            # Requests end whether or not their ends can be written down.
+            logger.exception("A record was lost: %s", record)
 
     def _leave_children(self, invocation: Invocation, outcome: Outcome) -> None:
         children, invocation.children = invocation.children or {}, None
@@ -138,6 +157,15 @@ class Requests:
                 child.deadline = child.own_deadline
             else:
                 self.cancel(child, f"{invocation.target}, which asked for it, has ended")
+
+
+def _withdrawn(place: Withdrawable, invocation: Invocation) -> str:
+    try:
+        return place.withdraw(invocation)
+    except Exception:
+        # The request ends all the same.
+        logger.exception("%s could not be withdrawn", invocation.target)
+        return Fate.UNKNOWN
 
 
 def _timeout(invocation: Invocation) -> RequestTimeout:

@@ -106,6 +106,16 @@ def failed(error: BaseException, invocation: Invocation) -> Failure:
 
     The traceback is logged too: nobody else gets that of a message's handler.
     """
+    try:
+        return _described(error, invocation)
+    except BaseException as problem:
+        # An exception whose text or traceback cannot be made must not end the thread.
+        logger.error("The handler %s failed: %s", invocation.target, type(error).__name__)
+        text = f"(its text cannot be made: {type(problem).__name__})"
+        return Failure(HandlerError(remote_type=type(error).__name__, remote_message=text))
+
+
+def _described(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(error, PayloadError) and error.place.startswith("result"):
         return Failure(PayloadError(error.message, place=error.place, started=True))
     text = _sendable(_script_traceback(error))

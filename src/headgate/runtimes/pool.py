@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from headgate.invocation import Invocation, current_invocation
+from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.threads import Mailbox
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from headgate.runtimes.gate import Finished, Gate
 
 __all__ = ["Pool", "Worker"]
+
+logger = logging.getLogger("headgate.runtimes")
 
 PATROL_SECONDS = 0.001
 """Seconds between two looks at a queue in which something waits while threads are busy."""
@@ -166,20 +169,23 @@ class Pool:
 
     # --- on a thread that runs a handler ---------------------------------------------------------
 
-    def leave(self, nested: Invocation | None) -> None:
+    def leave(self, nested: Invocation | None) -> bool:
         """Give the place back while the handler waits for another request."""
-        invocation = current_invocation.get()
-        if invocation is not None:
-            invocation.waits_for = nested
+        worker = threading.current_thread()
+        if not isinstance(worker, Worker) or worker.invocation is None:
+            # A thread that the handler started, in its context: the handler itself goes on.
+            return False
+        worker.invocation.waits_for = nested
         self.lend()
         if nested is not None:
             self._on_wait(nested)
+        return True
 
     def enter(self) -> None:
         """Take the place again; for a moment one more thread than `size` may run."""
-        invocation = current_invocation.get()
-        if invocation is not None:
-            invocation.waits_for = None
+        worker = threading.current_thread()
+        if isinstance(worker, Worker) and worker.invocation is not None:
+            worker.invocation.waits_for = None
         self.take_back()
 
     def lend(self) -> None:
@@ -259,4 +265,11 @@ class Pool:
             worker = Worker(f"{self._name}-{self._made}", self)
             self._workers.append(worker)
         self._waking = True
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as error:
+            # The system has no thread to give now; the patrol tries again.
+            logger.error("No thread for %s: %s", self._name, error)
+            with self._lock:
+                self._workers.remove(worker)
+            self._waking = False

@@ -59,9 +59,10 @@ class TaskLoop:
         """Queue an invocation; on the gateway's event loop."""
         self._queue[invocation] = gate
         if self._mailbox is None:
-            self._thread = LoopThread(self._name)
-            self._mailbox = Mailbox(self._thread.loop, self._start)
-            self._thread.start()
+            thread = LoopThread(self._name)
+            thread.start()
+            self._thread = thread
+            self._mailbox = Mailbox(thread.loop, self._start)
         self._mailbox.post(invocation)
 
     def remove(self, invocation: Invocation) -> bool:

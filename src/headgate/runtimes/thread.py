@@ -131,9 +131,14 @@ class ThreadRuntime:
 
     def _on_wait(self, invocation: Invocation) -> None:
         """Tell of a request that a handler now waits for, if it may never begin."""
-        last = invocation
-        while last.waits_for is not None:
-            last = last.waits_for
+        last, seen = invocation, {id(invocation)}
+        while (following := last.waits_for) is not None:
+            if id(following) in seen:
+                # Handlers that run wait for each other.
+                self._tell_wait(invocation)
+                return
+            seen.add(id(following))
+            last = following
         place = last.place
         if isinstance(place, Gate):
             if not last.started_at and place.holders(last):
