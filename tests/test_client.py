@@ -370,6 +370,38 @@ class TestClosed:
         rig.until(lambda: all(handle.done for handle in handles))
         assert len(handles) == 1600
 
+    def test_close_on_its_own_loop_does_not_wait_for_itself(self, rig: Rig) -> None:
+        """Where a collection of garbage closes a client on the client's own thread, it closes."""
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
+        client = headgate.connect(hub.url)
+        handle = client.request("ACME", "hold", 1)
+        hub.globals["running"].get(timeout=5)
+        loop, thread = client._loop, client._loop_thread
+        assert loop is not None
+        assert thread is not None
+        loop.call_soon_threadsafe(client.close)
+        rig.until(loop.is_closed)
+        assert isinstance(handle.error(), ConnectionLost)
+        error = client.request("ACME", "hold", timeout=1).getError()
+        assert isinstance(error, GatewayUnreachable)
+        assert "closed" in str(error)
+        client.close()
+        rig.until(lambda: hub.stats()["sessions"] == 0)
+
+    def test_a_request_that_comes_too_late_for_the_last_turn_ends(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thread that found the client open and posts after its close gets its error."""
+        client = headgate.connect(rig.gateway({"ACME/echo": rig.ECHO}).url)
+        mailbox = client._mailbox
+        assert mailbox is not None
+        client.close()
+        # As a wake-up leaves them that the loop accepted and never came to.
+        mailbox._waking = True
+        monkeypatch.setattr(client, "_closed_for", "")
+        handle = client.request("ACME", "echo")
+        assert isinstance(handle.error(), GatewayUnreachable)
+
     def test_stopping_the_gateway_while_its_process_asks_leaves_no_request_open(
         self, rig: Rig
     ) -> None:
@@ -435,6 +467,33 @@ class TestReconnecting:
         rig.until(lambda: client.connected)
         assert client.request("ACME", "echo", 2).get() == 2
         assert client.session_id != before
+
+    @pytest.mark.parametrize(
+        ("place", "kind"),
+        [
+            ("headgate.channel.local.token_of_port", OSError),
+            ("headgate.channel.local.token_of_port", UnicodeError),
+            ("headgate.client.open_channel", LookupError),
+        ],
+    )
+    def test_no_error_keeps_it_from_trying_again(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch, place: str, kind: type[Exception]
+    ) -> None:
+        """Whatever a try to connect again fails with, the next one follows."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, tries = rig.client(hub), []
+
+        def fail(*args: Any, **options: Any) -> None:
+            tries.append(args)
+            raise kind("not now")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, fail)
+            hub.stop()
+            rig.until(lambda: len(tries) >= 3)
+        self.restart(rig, hub)
+        rig.until(lambda: client.connected)
+        assert client.request("ACME", "echo", 1).get() == 1
 
     def test_with_connect_wait_requests_wait_in_order(self, rig: Rig) -> None:
         """They are held while there is no connection, and sent in the order they were made."""

@@ -133,6 +133,42 @@ def test_a_real_loop_that_is_closed() -> None:
         assert mailbox.take_all() == [1, 2]
 
 
+def test_a_closed_mailbox_refuses_what_is_posted() -> None:
+    """After close() a post says so, also where a wake-up is still due, and take_all has it all."""
+    loop, taken = CountingLoop(), []
+    mailbox = mailbox_on(loop, taken.append)
+    assert mailbox.post(1) is True
+    mailbox.close()
+    assert mailbox.post(2) is False
+    assert mailbox.wake() is False
+    loop.turn()
+    assert mailbox.post(3) is False
+    assert taken == []
+    assert mailbox.take_all() == [1, 2, 3]
+
+
+def test_what_is_posted_while_a_mailbox_closes_is_had_once() -> None:
+    """Each item that many threads post during a close is taken, once, by one of them."""
+    mailbox, had = mailbox_on(CountingLoop(), lambda item: None), []
+    barrier = threading.Barrier(THREADS + 1, timeout=30)
+
+    def post(thread: int) -> None:
+        barrier.wait()
+        for item in range(500):
+            if not mailbox.post((thread, item)):
+                had.extend(mailbox.take_all())
+
+    def close() -> None:
+        barrier.wait()
+        mailbox.close()
+        had.extend(mailbox.take_all())
+
+    with ThreadPoolExecutor(THREADS + 1) as pool:
+        work = [pool.submit(post, thread) for thread in range(THREADS)] + [pool.submit(close)]
+    assert [task.exception() for task in work] == [None] * (THREADS + 1)
+    assert sorted(had) == [(thread, item) for thread in range(THREADS) for item in range(500)]
+
+
 def test_what_is_put_waits_for_a_wake_up() -> None:
     """put() leaves an item without a wake-up; wake() brings all that was left."""
     loop, taken = CountingLoop(), []
@@ -223,6 +259,36 @@ def test_stop_cancels_what_still_runs() -> None:
     assert ended == ["cleaned up"]
     assert thread.loop.is_closed()
     thread.stop()
+
+
+def test_run_on_its_own_thread_is_refused(loop_thread: LoopThread) -> None:
+    """run() on the loop's own thread would wait for itself: it raises, and the loop goes on."""
+
+    async def inner() -> None:
+        raise AssertionError
+
+    async def outer() -> int:
+        with pytest.raises(RuntimeError, match="test-loop would wait for itself"):
+            loop_thread.run(inner(), timeout=5)
+        return 1
+
+    assert loop_thread.run(outer(), timeout=10) == 1
+
+
+def test_stop_on_its_own_thread_does_not_wait() -> None:
+    """stop() on the loop's own thread returns; the thread ends and closes the loop."""
+    thread = LoopThread("test-loop")
+    thread.start()
+    returned = threading.Event()
+
+    async def leave() -> None:
+        thread.stop()
+        returned.set()
+
+    thread.run(leave(), timeout=10)
+    assert returned.wait(10)
+    thread.stop(10)
+    assert thread.loop.is_closed()
 
 
 def test_stop_before_start() -> None:

@@ -205,6 +205,7 @@ class Client(Scope):
         _inherited.append((self._loop, self._channel))
         self._channel = self._loop_thread = None
         self._callbacks = CallbackThread("headgate-callbacks")
+        left(self)
 
     def stats(self) -> dict[str, int]:
         """Return the size of every table of this client; after all requests ended, all are 0."""

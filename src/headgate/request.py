@@ -8,6 +8,7 @@ docs/design.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -105,7 +106,7 @@ class Request(msgspec.Struct, eq=False):
     _outcome: Outcome | None = None
     _started: bool = False
     _fate: str = ""
-    _waiters: list[Waiter] | None = None
+    _waiters: list[Waiter] = []
     _long_id: int = 0
 
     # --- the manual's methods --------------------------------------------------------------------
@@ -351,9 +352,7 @@ class Request(msgspec.Struct, eq=False):
             self._outcome = outcome
             if type(outcome) is Failure:
                 self._fix_started(outcome.error)
-            waiters, self._waiters = self._waiters, None
-        if waiters is not None:
-            _wake(waiters)
+        self._wake_waiters()
         if self._success_slot is not None or self._error_slot is not None:
             self._requester.invoke(self._fire)
         return True
@@ -397,9 +396,7 @@ class Request(msgspec.Struct, eq=False):
             self._fate = fate
             if self._outcome is None:
                 return  # whoever waits, waits for the end
-            waiters, self._waiters = self._waiters, None
-        if waiters is not None:
-            _wake(waiters)
+        self._wake_waiters()
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -428,32 +425,40 @@ class Request(msgspec.Struct, eq=False):
             decoded = Success(self._requester.decode(outcome.data))
         except RequestError as error:
             error.started, error.request_id = True, self.request_id
+            self._fate = Fate.FINISHED
             decoded = Failure(error)
-        with _lock:
-            # Of two threads that decoded at once, the first one's value is everybody's.
-            settled = self._outcome
-            if isinstance(settled, (Success, Failure)):
-                return settled
-            if isinstance(decoded, Failure):
-                self._fate = Fate.FINISHED
+        # Of two threads that decoded at once, the first one's value is everybody's.
+        if self._outcome is outcome:
             self._outcome = decoded
             return decoded
+        return self._settle()
 
     def _add_waiter(self, waiter: Waiter, *, until_fate: bool = False) -> bool:
-        """Register whom to wake at the end; False if there is nothing to wait for."""
-        with _lock:
-            if self._outcome is not None and (not until_fate or self.fate in FINAL_FATES):
-                return False
-            if self._waiters is None:
-                self._waiters = [waiter]
-            else:
-                self._waiters.append(waiter)
-            return True
+        """
+        Register whom to wake at the end; False if there is nothing to wait for.
+
+        Whoever ends the request does so before it looks at the list; here the list comes before
+        the look. So a waiter is woken, or sees that it need not wait.
+        """
+        self._waiters.append(waiter)
+        return self._outcome is None or (until_fate and self.fate not in FINAL_FATES)
 
     def _remove_waiter(self, waiter: Waiter) -> None:
-        with _lock:
-            if self._waiters is not None and waiter in self._waiters:
-                self._waiters.remove(waiter)
+        with contextlib.suppress(ValueError):
+            self._waiters.remove(waiter)
+
+    def _wake_waiters(self) -> None:
+        waiters, running = self._waiters, _get_running_loop()
+        if not waiters:
+            return
+        self._waiters = []
+        for waiter in waiters:
+            if not isinstance(waiter, Future):
+                waiter()
+            elif (loop := waiter.get_loop()) is not running:
+                _wake_elsewhere(loop, waiter)
+            elif not waiter.done():
+                waiter.set_result(None)
 
     def _wait(self, what: str, instead: str) -> None:
         if self._outcome is not None:
@@ -510,19 +515,12 @@ class Request(msgspec.Struct, eq=False):
             current_invocation.reset(token)
 
 
-def _wake(waiters: list[Waiter]) -> None:
-    """Wake threads, and coroutines on their own loops."""
-    for waiter in waiters:
-        if not isinstance(waiter, Future):
-            waiter()
-        elif (loop := waiter.get_loop()) is _get_running_loop():
-            _set(waiter)
-        else:
-            try:
-                loop.call_soon_threadsafe(_set, waiter)
-            except RuntimeError:
-                # The loop was closed while the coroutine waited: nobody is left to be woken.
-                logger.debug("The event loop that awaited a request is closed")
+def _wake_elsewhere(loop: asyncio.AbstractEventLoop, future: Future[None]) -> None:
+    try:
+        loop.call_soon_threadsafe(_set, future)
+    except RuntimeError:
+        # The loop was closed while the coroutine waited: nobody is left to be woken.
+        logger.debug("The event loop that awaited a request is closed")
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
+from headgate.channel.address import Address
 from headgate.channel.local import (
     TOKEN_BYTES,
     data_folder,
@@ -18,7 +20,7 @@ from headgate.channel.local import (
     read_or_make_token,
     token_of_port,
 )
-from headgate.errors import ConfigurationError
+from headgate.errors import ConfigurationError, GatewayUnreachable
 
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX permissions")
 
@@ -138,6 +140,44 @@ def test_a_pointer_through_a_file_leads_nowhere(data: Path) -> None:
     data.rmdir()
     data.write_text("a file")
     assert token_of_port(8188) is None
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_token_that_cannot_be_read_now_is_unreachable(
+    data: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What keeps a client from reading the token may pass: GatewayUnreachable names it."""
+    token = read_or_make_token(data)
+    publish_port(8188, data)
+    address = Address("ws://127.0.0.1:8188")
+
+    def fail(*args: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fail)
+        with pytest.raises(GatewayUnreachable, match=os.strerror(number)) as caught:
+            address.token()
+    assert caught.value.started is False
+    assert address.token() == token
+
+
+def test_a_pointer_that_is_no_text_is_unreachable(data: Path) -> None:
+    """A pointer of other bytes than text is GatewayUnreachable, with the gateway's URL."""
+    publish_port(8188, data)
+    (home_folder() / "ports" / "8188").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(GatewayUnreachable, match=r"ws://127\.0\.0\.1:8188 cannot be read"):
+        Address("ws://127.0.0.1:8188").token()
+
+
+@posix
+def test_a_token_that_others_can_read_stays_a_configuration_error(data: Path) -> None:
+    """Waiting does not cure a token that others can read: a client is told so as it is."""
+    read_or_make_token(data)
+    publish_port(8188, data)
+    (data / "local-token").chmod(0o644)
+    with pytest.raises(ConfigurationError, match="by others"):
+        Address("ws://127.0.0.1:8188").token()
 
 
 def test_the_home_can_be_chosen(headgate_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

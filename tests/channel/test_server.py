@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import math
 import os
@@ -14,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import OP_PING
+from websockets.frames import Frame as WebSocketFrame
+from websockets.protocol import OPEN
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
 import headgate
+from headgate.channel import protocol
 from headgate.channel.local import is_loopback
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
 from headgate.wire.frames import (
@@ -192,6 +199,19 @@ class TestPages:
             pass
         assert caught.value.response.status_code == 403
         assert records.told("refused", origin)
+
+    @pytest.mark.parametrize(
+        "lines",
+        ["", "Host: localhost\r\nHost: evil\r\n", "Host: localhost\r\nOrigin: a\r\nOrigin: b\r\n"],
+    )
+    @pytest.mark.parametrize("path", ["/", "/channel"])
+    def test_a_head_with_several_names_is_refused(
+        self, hub: headgate.Gateway, records: Records, lines: str, path: str
+    ) -> None:
+        """Not exactly one Host, or more than one Origin, is 403, and it is recorded."""
+        answer = talk(hub, f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert records.told("refused", "send one Host")
 
     def test_its_own_page_is_welcome(self, hub: headgate.Gateway) -> None:
         """A page that the gateway itself served may call it."""
@@ -534,6 +554,123 @@ class TestBrokenClients:
             ]
             peer.send(batch(*casts))
             assert {type(frame) for frame in answers(peer, 4)} == {Result}
+
+
+class Pipe(asyncio.Transport):
+    """A transport whose other end takes bytes only when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = bytearray()
+        self.reading = True
+        self.aborted = False
+
+    def write(self, data: Any) -> None:
+        self.waiting += data
+
+    def get_write_buffer_size(self) -> int:
+        return len(self.waiting)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """The test says when it is full."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Bare(protocol.Channel):
+    """A channel whose login is done."""
+
+    def __init__(self) -> None:
+        core = ClientProtocol(parse_uri("ws://127.0.0.1/channel"), state=OPEN)
+        super().__init__(core)
+        self.pipe = Pipe()
+        self.connection_made(self.pipe)
+        self._open(Session(now=time.monotonic()))
+
+    def _head_received(self, head: Any) -> None:
+        raise AssertionError
+
+    def _greeting_received(self, message: bytes) -> None:
+        raise AssertionError
+
+
+WEBSOCKET_PING = WebSocketFrame(OP_PING, b"x" * 125).serialize(mask=False)
+
+
+class TestPeersThatDoNotRead:
+    """Without a socket: the test is the event loop's transport."""
+
+    def test_nothing_is_written_while_the_buffer_is_full(self) -> None:
+        """WebSocket pings are not answered then, nor read on; afterwards they are."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            channel.pause_writing()
+            channel.data_received(WEBSOCKET_PING)
+            assert channel.pipe.waiting == b""
+            assert not channel.pipe.reading
+            channel.resume_writing()
+            assert len(channel.pipe.waiting) > 125
+            assert channel.pipe.reading
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    def test_a_crowded_session_is_not_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who asks without taking answers is not heard until it has, and is not taken for dead."""
+        monkeypatch.setattr("headgate.wire.session.MAX_ANSWERS", 4)
+
+        async def scenario() -> None:
+            channel = Bare()
+            channel.pause_writing()
+            for count in range(1, 4):
+                channel._message_received(batch(Ping()))
+                assert channel.pipe.reading is (count < 3)
+            session = channel.open_session
+            session.excuse_silence(time.monotonic() - 60)
+            channel._tick()
+            assert not session.is_dead
+            assert session.wakeup > time.monotonic()
+            channel.resume_writing()
+            assert channel.pipe.reading
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    def test_only_bytes_that_were_taken_count(self) -> None:
+        """A peer that took no byte is cut, however the buffer's size has changed since."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            channel.data_received(WEBSOCKET_PING)
+            channel.pause_writing()
+
+            def look() -> None:
+                timer = channel._stall_timer
+                assert timer is not None
+                timer.cancel()
+                channel._watch_stall(*timer._args)
+
+            del channel.pipe.waiting[:1]
+            look()
+            assert not channel.pipe.aborted
+            channel._core.send_binary(b"more")
+            channel._write()
+            look()
+            assert channel.pipe.aborted
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
 
 
 class TestListening:

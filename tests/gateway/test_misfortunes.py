@@ -8,10 +8,12 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.conftest import Rig
+
+if TYPE_CHECKING:
+    from conftest import Rig
 
 from headgate.errors import DeadlockError, HandlerError, RequestTimeout
 from headgate.runtimes.pool import Worker

@@ -12,6 +12,7 @@ from headgate.errors import LocalProtocolError, Overloaded, RemoteProtocolError
 from headgate.invocation import Fate
 from headgate.wire import session as session_module
 from headgate.wire.frames import (
+    MAX_FRAMES,
     Batch,
     Bye,
     Call,
@@ -33,6 +34,8 @@ from headgate.wire.session import (
     BATCH_BYTES,
     DEAD_AFTER,
     FATE_SECONDS,
+    MAX_NAME,
+    MAX_TEXT,
     PING_AFTER,
     REMEMBERED_ENDS,
     Credit,
@@ -124,6 +127,76 @@ def test_a_fault_answers_too() -> None:
     assert fault == Fault(request.number, "overloaded", "full", False, {"retry_after": 1})
     assert owner is request
     assert pair.client.stats() == pair.gateway.stats() == NOTHING
+
+
+def test_a_text_that_is_not_utf8_costs_nobody_an_answer() -> None:
+    """Lone surrogates in an error's text or details are escaped, so its whole batch is sent."""
+    pair = Pair()
+    first, second = pair.served(), pair.served()
+    details = {"traceback": "in m\udcfcller", "retry_after": 1.5, "count": 2**70}
+    pair.gateway.fault(first.number, "error", "m\udcfcller", started=False, details=details)
+    pair.gateway.result(second.number, b"answer")
+    (fault, _, _), (result, _, _) = pair.down()
+    assert fault.message == "m\\udcfcller"
+    assert fault.details == {
+        "traceback": "in m\\udcfcller",
+        "retry_after": 1.5,
+        "count": str(2**70),
+    }
+    assert result == Result(second.number, b"answer")
+
+
+def test_a_text_that_is_too_long_loses_its_middle() -> None:
+    """Of a long text of an error both ends are sent, also in letters of several bytes."""
+    pair = Pair()
+    request = pair.served()
+    text = "begin" + "ä" * MAX_TEXT + "end"
+    pair.gateway.fault(request.number, "error", text, started=True, details={"traceback": text})
+    ((fault, _, _),) = pair.down()
+    for sent_text in (fault.message, fault.details["traceback"]):
+        assert len(sent_text.encode()) <= MAX_TEXT
+        assert sent_text.startswith("begin")
+        assert sent_text.endswith("end")
+
+
+def test_many_long_faults_leave_in_several_messages() -> None:
+    """Texts of errors count as waiting bytes, so they never make one message too large."""
+    pair = Pair()
+    text = "x" * MAX_TEXT
+    requests = [pair.served() for _ in range(40)]
+    for request in requests:
+        pair.gateway.fault(
+            request.number, "handler_error", text, started=True, details={"traceback": text}
+        )
+    assert pair.gateway.stats()["bytes_waiting"] == 40 * 2 * MAX_TEXT
+    found = []
+    while data := pair.gateway.data_to_send(pair.now + SKEW):
+        assert len(data) < BATCH_BYTES + 3 * MAX_TEXT
+        found += [subject for _, subject, _ in pair.client.receive(data, pair.now)]
+    assert found == requests
+    assert pair.gateway.stats() == pair.client.stats() | {"ends": 0} == NOTHING
+
+
+@pytest.mark.parametrize(("project", "handler"), [("x" * 256, "test"), ("ACME", "x" * 256)])
+def test_a_name_that_is_too_long_is_refused(project: str, handler: str) -> None:
+    """It is no handler's, is answered without a copy of it, and reaches nobody."""
+    pair = Pair()
+    request = SimpleNamespace(deadline=pair.now + 5)
+    pair.client.call(request, Call(0, project, handler, b"", 0))
+    assert pair.up() == []
+    assert pair.gateway.stats()["serving"] == 0
+    ((fault, owner, _),) = pair.down()
+    assert (fault.code, fault.started, owner) == ("handler_not_found", False, request)
+    assert "xx" not in fault.message
+
+
+def test_a_name_of_the_greatest_length_is_taken() -> None:
+    """A name may have 255 characters, whatever bytes they take."""
+    pair = Pair()
+    pair.client.call(
+        SimpleNamespace(deadline=pair.now + 5), Call(0, "ä" * MAX_NAME, "ö" * MAX_NAME, b"", 0)
+    )
+    assert len(pair.up()) == 1
 
 
 def test_a_cast_is_a_call() -> None:
@@ -690,6 +763,45 @@ def test_a_peer_that_asks_without_reading_is_closed(monkeypatch: pytest.MonkeyPa
         gateway.receive(message(Ping()), 0.0)
 
 
+@pytest.mark.parametrize("frames", [[Ping()] * (MAX_FRAMES + 1), [Started([1] * (MAX_FRAMES + 1))]])
+def test_a_message_of_too_many_frames_breaks_the_rules(frames: list[Frame]) -> None:
+    """Nobody can keep this side busy, or fill its memory, with one message of tiny frames."""
+    gateway = Pair().gateway
+    with pytest.raises(RemoteProtocolError, match=f"length <= {MAX_FRAMES}"):
+        gateway.receive(message(*frames), 0.0)
+    assert not gateway.has_data
+
+
+def test_a_side_that_is_not_read_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that pile up make a session crowded, in number or in bytes; calls never do."""
+    monkeypatch.setattr(session_module, "MAX_ANSWERS", 8)
+    pair = Pair(Credit(unsent=100))
+    for _ in range(20):
+        pair.call(payload=bytes(5))
+    assert not pair.client.is_crowded
+    gateway = Session(now=0.0, credit=Credit(unsent=100))
+    for _ in range(5):
+        assert not gateway.is_crowded
+        gateway.receive(message(Ping()), 0.0)
+    assert gateway.is_crowded
+    gateway.data_to_send(0.0)
+    assert not gateway.is_crowded
+    gateway.receive(message(Call(1, "ACME", "test", b"", 10**9)), 0.0)
+    gateway.result(1, bytes(101))
+    assert gateway.is_crowded
+
+
+def test_silence_counts_only_while_this_side_listens() -> None:
+    """A peer that could not be heard is not taken for dead, and no wake-up lies in the past."""
+    pair = Pair()
+    client, now = pair.client, pair.now
+    client.tick(now + PING_AFTER)
+    client.excuse_silence(now + DEAD_AFTER)
+    client.tick(now + DEAD_AFTER)
+    assert not client.is_dead
+    assert client.wakeup == now + 2 * DEAD_AFTER
+
+
 # --- bytes out ------------------------------------------------------------------------------------
 
 
@@ -723,6 +835,19 @@ def test_a_large_backlog_leaves_in_several_messages() -> None:
     for data in messages:
         numbers += [call.id for call, _, _ in pair.gateway.receive(data, pair.now + SKEW)]
     assert numbers == list(range(1, 21))
+    assert pair.client.stats()["bytes_waiting"] == 0
+
+
+def test_many_frames_leave_in_several_messages() -> None:
+    """Calls that are cancelled at once free their credit, but no message has too many frames."""
+    pair = Pair()
+    for _ in range(MAX_FRAMES):
+        pair.client.cancel(pair.call().number, pair.now)
+    kinds: list[type] = []
+    while frames := sent(pair.client):
+        assert len(frames) <= MAX_FRAMES
+        kinds += map(type, frames)
+    assert kinds == [Call, Cancel] * MAX_FRAMES
     assert pair.client.stats()["bytes_waiting"] == 0
 
 

@@ -46,6 +46,10 @@ class Channel(asyncio.Protocol, ABC):
 
     All frames that one turn of the event loop produces leave in one WebSocket message.
 
+    Nothing is written while the transport's buffer is full. If answers pile up then, no more is
+    read: who asks must take the answers. Two peers that wait for each other so are cut by the
+    check for stalled peers.
+
     Args:
         core: websockets' state machine of this end.
     """
@@ -61,6 +65,9 @@ class Channel(asyncio.Protocol, ABC):
         self._flushing = False
         self._unflushed = 0
         self._paused = False
+        self._owes_pong = False
+        self._reading = True
+        self._written = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -81,7 +88,10 @@ class Channel(asyncio.Protocol, ABC):
                 self._frame_received(event)
             else:
                 self._head_received(event)
-        self._write()
+        if self._paused and self._owes_pong:
+            self._stop_reading()
+        else:
+            self._write()
         if core.close_expected():
             self._close_transport()
 
@@ -108,6 +118,8 @@ class Channel(asyncio.Protocol, ABC):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+        self._write()
+        self._read_again()
         self.flush_soon()
 
     # --- the owner's side ------------------------------------------------------------------------
@@ -176,6 +188,19 @@ class Channel(asyncio.Protocol, ABC):
         self.session = session
         self._arm_timer()
 
+    def _stop_reading(self) -> None:
+        if self._reading and self.transport is not None and not self.transport.is_closing():
+            self._reading = False
+            self.transport.pause_reading()
+
+    def _read_again(self) -> None:
+        self._owes_pong = False
+        if not self._reading and self.transport is not None and not self.transport.is_closing():
+            self._reading = True
+            self.transport.resume_reading()
+            if self.session is not None:
+                self.session.excuse_silence(monotonic())
+
     def _frame_received(self, frame: Frame) -> None:
         data = cast(bytes, frame.data)
         if frame.opcode is Opcode.BINARY and frame.fin:
@@ -187,6 +212,8 @@ class Channel(asyncio.Protocol, ABC):
                 self._message_received(message)
         elif frame.opcode is Opcode.TEXT:
             self._fail(RemoteProtocolError("The peer sent text: frames are binary messages"))
+        elif frame.opcode is Opcode.PING:
+            self._owes_pong = True
 
     def _message_received(self, message: bytes) -> None:
         session = self.session
@@ -207,6 +234,8 @@ class Channel(asyncio.Protocol, ABC):
             self.close("the peer said good-bye")
         elif session.has_data:
             self.flush_soon()
+            if self._paused and session.is_crowded:
+                self._stop_reading()
 
     def _fail(self, error: RemoteProtocolError) -> None:
         """The peer broke a rule: say so in the closing handshake and close."""
@@ -245,6 +274,7 @@ class Channel(asyncio.Protocol, ABC):
             if transport is None or transport.is_closing():
                 return
             if data:
+                self._written += len(data)
                 transport.write(data)
             elif transport.can_write_eof():
                 transport.write_eof()
@@ -265,7 +295,10 @@ class Channel(asyncio.Protocol, ABC):
         session = self.session
         if session is None or self.transport is None:
             return
-        events = session.tick(monotonic())
+        now = monotonic()
+        if not self._reading:
+            session.excuse_silence(now)
+        events = session.tick(now)
         if events:
             self._on_events(self, events)
         if session.state is State.CLOSED:
@@ -275,15 +308,15 @@ class Channel(asyncio.Protocol, ABC):
             self.flush_soon()
         self._arm_timer()
 
-    def _watch_stall(self, waiting: int) -> None:
+    def _watch_stall(self, taken: int) -> None:
         """Close the connection if the peer has taken no byte since the last look."""
         if self.transport is None:
             return
-        size = self.transport.get_write_buffer_size()
-        if size == waiting:
+        now_taken = self._written - self.transport.get_write_buffer_size()
+        if now_taken == taken:
             self.abort(f"the peer took nothing for {STALLED_AFTER:.0f} seconds")
             return
-        self._stall_timer = self.loop.call_later(STALLED_AFTER, self._watch_stall, size)
+        self._stall_timer = self.loop.call_later(STALLED_AFTER, self._watch_stall, now_taken)
 
 
 def _ignore_events(channel: Channel, events: list[Event]) -> None:

@@ -145,13 +145,15 @@ class ServerChannel(Channel):
         A page of another site can make a browser connect to a loopback address, but it cannot
         forge these two headers.
         """
-        host = head.headers.get("Host", "")
+        hosts, origins = head.headers.get_all("Host"), head.headers.get_all("Origin")
+        if len(hosts) != 1 or len(origins) > 1:
+            return f"{len(hosts)} Host and {len(origins)} Origin headers: send one Host"
+        host = hosts[0]
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
         if not is_loopback(name):
             return f"The Host {host!r} is not a name of this gateway: use localhost or 127.0.0.1"
-        origin = head.headers.get("Origin")
-        if origin is not None and origin != f"http://{host}":
-            return f"Pages of {origin!r} may not call this gateway"
+        if origins and origins[0] != f"http://{host}":
+            return f"Pages of {origins[0]!r} may not call this gateway"
         return ""
 
     def _respond(self, status: HTTPStatus, text: str) -> None:

@@ -55,9 +55,18 @@ class LogRecorder:
     """Writes records to the log ``headgate.audit``."""
 
     def record(self, record: Record) -> None:
-        """Write the record's fields that are set."""
+        """Write the record's fields that are set, in one line whatever stands in them."""
         if logger.isEnabledFor(logging.INFO):
             fields = msgspec.structs.asdict(record)
             event = fields.pop("event")
             text = " ".join(f"{name}={value}" for name, value in fields.items() if value)
-            logger.info("%s %s", event, text)
+            logger.info("%s %s", event, _printable(text))
+
+
+def _printable(text: str) -> str:
+    """Escape what is no printable character: a name with a newline would forge a record."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

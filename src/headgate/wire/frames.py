@@ -9,13 +9,14 @@ and the frames that one turn of its event loop produced.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from headgate.errors import RemoteProtocolError
 
 __all__ = [
+    "MAX_FRAMES",
     "Batch",
     "Bye",
     "Call",
@@ -39,7 +40,17 @@ __all__ = [
     "encode",
 ]
 
+MAX_FRAMES = 16 * 1024
+"""
+Frames of one message at most, and numbers in one frame; more are not even decoded.
+
+A credit of 4,096 calls gives a side 4,096 each of four frames: that is a call's start, a report,
+an answer and a fate, or two calls that are cancelled at once. A sender that has more waiting sends
+several messages.
+"""
+
 Extensions = dict[str, Any]
+Numbers = Annotated[list[int], msgspec.Meta(max_length=MAX_FRAMES)]
 
 
 class Call(msgspec.Struct, tag=1, array_like=True, gc=False):
@@ -87,7 +98,7 @@ class Cancel(msgspec.Struct, tag=3, array_like=True, gc=False):
 class Started(msgspec.Struct, tag=4, array_like=True, gc=False):
     """The handlers of these calls run, and have for some time."""
 
-    ids: list[int]
+    ids: Numbers
     extensions: Extensions = {}
 
 
@@ -208,7 +219,7 @@ class Batch(msgspec.Struct, array_like=True):
 
     sent: float
     """The sender's clock, in milliseconds from a moment of its own choice."""
-    frames: list[Frame]
+    frames: Annotated[list[Frame], msgspec.Meta(max_length=MAX_FRAMES)]
 
 
 encode = msgspec.msgpack.Encoder().encode

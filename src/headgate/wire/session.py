@@ -15,7 +15,8 @@ by the peer, or the session ends. Only while it is there can it be answered.
 Rule 3: The numbers of one side's calls go up by at least one. A number is never used again.
 
 Rule 4: Nothing in here grows without bound: open calls are limited by the credit, waiting bytes by
-`unsent`, remembered ends by `REMEMBERED_ENDS` and `FATE_SECONDS`.
+`unsent`, waiting answers by `MAX_ANSWERS` and one more message of `MAX_FRAMES`, remembered ends by
+`REMEMBERED_ENDS` and `FATE_SECONDS`.
 
 Rule 5: Nothing is encoded before the transport has room for it. Control frames leave before
 answers, answers before calls.
@@ -29,15 +30,22 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import Enum
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
 
 from headgate.deadlines import Deadlines
-from headgate.errors import LocalProtocolError, Overloaded, RemoteProtocolError
+from headgate.errors import (
+    HandlerNotFound,
+    LocalProtocolError,
+    Overloaded,
+    RemoteProtocolError,
+)
 from headgate.invocation import Fate
 from headgate.wire.clock import TransitClock
 from headgate.wire.frames import (
+    MAX_FRAMES,
     Batch,
     Bye,
     Call,
@@ -82,7 +90,13 @@ MAX_ANSWERS = 4 * 4096
 """Answers that wait to be sent at most, before the peer counts as one that does not read."""
 
 BATCH_BYTES = 256 * 1024
-"""Payload bytes after which a message is closed and the next one begun."""
+"""Payload and error bytes after which a message is closed and the next one begun."""
+
+MAX_NAME = 255
+"""Characters that the name of a project or a handler has at most."""
+
+MAX_TEXT = 64 * 1024
+"""Bytes that each text of an error has at most; of a longer one both ends are sent."""
 
 
 class State(Enum):
@@ -265,7 +279,12 @@ class Session:
     ) -> None:
         """Answer a call of the peer with an error, if it still waits for the answer."""
         if self.serving.pop(number, None) is not None:
-            self._answers.append(Fault(number, code, message, started, details))
+            sent = {name: _sendable(value) for name, value in details.items()}
+            self._refuse(Fault(number, code, _text(message), started, sent))
+
+    def _refuse(self, fault: Fault) -> None:
+        self._unsent += _size(fault)
+        self._answers.append(fault)
 
     def serve(self, number: int, subject: Any) -> None:
         """Attach what serves a call of the peer; `Cancel` and the session's end bring it back."""
@@ -277,7 +296,7 @@ class Session:
         if number not in self.serving or self.state is not State.OPEN:
             return
         last = self._answers[-1] if self._answers else None
-        if isinstance(last, Started):
+        if isinstance(last, Started) and len(last.ids) < MAX_FRAMES:
             last.ids.append(number)
         else:
             self._answers.append(Started([number]))
@@ -371,7 +390,11 @@ class Session:
         serving = self.serving
         if len(serving) >= self._serves.in_flight:
             text = f"More than {self._serves.in_flight} requests of this session are in flight"
-            self._answers.append(Fault(number, Overloaded.code, text, False))
+            self._refuse(Fault(number, Overloaded.code, text, False))
+            return
+        if len(call.handler) > MAX_NAME or len(call.project) > MAX_NAME:
+            text = f"The name of a project or a handler has at most {MAX_NAME} characters"
+            self._refuse(Fault(number, HandlerNotFound.code, text, False))
             return
         serving[number] = call
         events.append((call, None, call.deadline / 1000 + self._last_arrival[1]))
@@ -439,6 +462,10 @@ class Session:
 
     # --- time ------------------------------------------------------------------------------------
 
+    def excuse_silence(self, now: float) -> None:
+        """Note that this side did not listen until now: the peer may have said something."""
+        self._heard = now
+
     @property
     def wakeup(self) -> float:
         """When `tick` must be called next."""
@@ -492,6 +519,18 @@ class Session:
         """Whether there is anything to send."""
         return bool(self._answers or self._calls_out or self._control)
 
+    @property
+    def is_crowded(self) -> bool:
+        """
+        Whether so much waits for the peer that it should take some before it is heard again.
+
+        Only answers count. Who has only calls goes on reading, so that two sides never wait for
+        each other.
+        """
+        answers = len(self._answers) + len(self._control)
+        full = self._unsent > self._credit.unsent and bool(self._answers)
+        return full or answers > MAX_ANSWERS // 2
+
     def data_to_send(self, now: float) -> bytes:
         """
         Encode the next message; empty if there is none.
@@ -504,7 +543,8 @@ class Session:
         return encode(Batch(now * 1000, frames))
 
     def _next_frames(self) -> list[Frame]:
-        if self._unsent <= BATCH_BYTES:
+        waiting = len(self._control) + len(self._answers) + len(self._calls_out)
+        if self._unsent <= BATCH_BYTES and waiting <= MAX_FRAMES:
             frames = self._control + self._answers + self._calls_out
             self._control, self._answers, self._calls_out = [], [], []
             self._unsent = 0
@@ -515,14 +555,14 @@ class Session:
         return self._some_frames()
 
     def _some_frames(self) -> list[Frame]:
-        frames, self._control = self._control, []
+        frames: list[Frame] = []
         room = BATCH_BYTES
-        for queue in (self._answers, self._calls_out):
+        for queue in (self._control, self._answers, self._calls_out):
             taken = 0
-            for frame in queue:
+            for frame in islice(queue, MAX_FRAMES - len(frames)):
                 if room <= 0:
                     break
-                room -= len(getattr(frame, "payload", b""))
+                room -= _size(frame)
                 taken += 1
             frames += queue[:taken]
             del queue[:taken]
@@ -544,7 +584,7 @@ class Session:
         """Tell the peer that this side closes the session; nothing new is taken after it."""
         if self.state is State.OPEN:
             self.state = State.CLOSING
-            self._answers.append(Bye(reason))
+            self._answers.append(Bye(_text(reason)))
 
     def close(self) -> tuple[list[tuple[int, Any]], list[Any]]:
         """
@@ -574,6 +614,30 @@ class Session:
             "frames_waiting": len(self._control) + len(self._answers) + len(self._calls_out),
             "bytes_waiting": self._unsent,
         }
+
+
+def _size(frame: Frame) -> int:
+    """Return the bytes of a frame that count as waiting to be sent."""
+    if isinstance(frame, Fault):
+        texts = (text for text in frame.details.values() if isinstance(text, str))
+        return len(frame.message) + sum(map(len, texts))
+    return len(getattr(frame, "payload", b""))
+
+
+def _text(text: str) -> str:
+    """Return a text that can be sent: UTF-8, and not longer than `MAX_TEXT` bytes."""
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > MAX_TEXT:
+        half = MAX_TEXT // 2 - 8
+        data = data[:half] + b" [...] " + data[-half:]
+    return data.decode("utf-8", "ignore")
+
+
+def _sendable(value: Any) -> Any:
+    """Return a detail of an error as it can be sent: a number as it is, all else as text."""
+    if type(value) in (int, float) and abs(value) < 2**63:
+        return value
+    return _text(str(value))
 
 
 def overdue_fault(number: int, *, started: bool | None) -> Fault:
