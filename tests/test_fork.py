@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="This platform h
 
 # A process of its own: later Pythons warn of a fork beside threads, and that is what is tried.
 PROGRAM = """
-    import os, sys, threading
+    import os, sys, threading, traceback
     import headgate
     from headgate import system
 
@@ -29,9 +29,10 @@ PROGRAM = """
         if pid == 0:
             try:
                 work()
-                sys.stdout.flush()
-            finally:
-                os._exit(0)
+            except BaseException:
+                traceback.print_exc(file=sys.stdout)
+            sys.stdout.flush()
+            os._exit(0)
         os.waitpid(pid, 0)
 
     client = headgate.connect(url)
@@ -79,10 +80,10 @@ def test_a_child_closes_and_connects_anew(rig: Rig, tmp_path: Path) -> None:
             client.close()
             with headgate.connect(url) as own:
                 print(own.request("ACME", "echo", 3).get())
-                print(system.util.sendRequestAsync("ACME", "echo", 4).get())
+                print(system.util.sendRequestAsync("ACME", "echo", {"n": 4}).get())
 
         forked(anew)
         print(client.request("ACME", "echo", 5).get())
         client.close()
         """
-    assert run(tmp_path, hub.url, lines) == ["3", "4", "5"]
+    assert run(tmp_path, hub.url, lines) == ["3", "{'n': 4}", "5"]

@@ -30,6 +30,7 @@ TYPES = {
     "float": "float",
     "str": "str",
     "bytes": "bin",
+    "list[int]": "array of int",
     "Numbers": "array of int",
     "list[str]": "array of str",
     "tuple[str, ...]": "array of str",

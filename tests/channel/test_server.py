@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.frames import OP_PING
 from websockets.frames import Frame as WebSocketFrame
-from websockets.protocol import OPEN
+from websockets.frames import Opcode
+from websockets.protocol import State as WebSocketState
 from websockets.sync.client import ClientConnection, connect
 from websockets.uri import parse_uri
 
@@ -591,7 +591,7 @@ class Bare(protocol.Channel):
     """A channel whose login is done."""
 
     def __init__(self) -> None:
-        core = ClientProtocol(parse_uri("ws://127.0.0.1/channel"), state=OPEN)
+        core = ClientProtocol(parse_uri("ws://127.0.0.1/channel"), state=WebSocketState.OPEN)
         super().__init__(core)
         self.pipe = Pipe()
         self.connection_made(self.pipe)
@@ -604,7 +604,7 @@ class Bare(protocol.Channel):
         raise AssertionError
 
 
-WEBSOCKET_PING = WebSocketFrame(OP_PING, b"x" * 125).serialize(mask=False)
+WEBSOCKET_PING = WebSocketFrame(Opcode.PING, b"x" * 125).serialize(mask=False)
 
 
 class TestPeersThatDoNotRead:
@@ -658,8 +658,9 @@ class TestPeersThatDoNotRead:
             def look() -> None:
                 timer = channel._stall_timer
                 assert timer is not None
+                arguments = timer._args
                 timer.cancel()
-                channel._watch_stall(*timer._args)
+                channel._watch_stall(*arguments)
 
             del channel.pipe.waiting[:1]
             look()
