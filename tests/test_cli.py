@@ -549,7 +549,7 @@ def test_run_ends_at_once_on_the_second_signal(tmp_path: Path) -> None:
         assert "progress" in asking.stderr.readline()
         plant.process.send_signal(signal.SIGINT)
         plant.process.send_signal(signal.SIGTERM)
-        assert plant.process.wait(3) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        assert plant.process.wait(10) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
         out, _ = asking.communicate(timeout=10)
     assert asking.returncode == 4
     assert json.loads(out)["error"]["code"] == "connection_lost"
@@ -617,7 +617,7 @@ def test_run_needs_the_gateway_packages(project: Path) -> None:
     )
     assert result.returncode == 2
     assert "sqlalchemy is not installed" in result.stderr
-    assert 'pip install "headgate[gateway]"' in result.stderr
+    assert "pip install '.[gateway]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -110,7 +110,16 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'headgate' has no attribute {name!r}")
     if name == "system":
         return importlib.import_module("headgate.system")
-    module = importlib.import_module(f"headgate.{_PLACES.get(name, 'errors')}")
+    try:
+        module = importlib.import_module(f"headgate.{_PLACES.get(name, 'errors')}")
+    except ModuleNotFoundError as error:
+        if name != "Gateway" or (error.name or "").startswith("headgate"):
+            raise
+        raise ModuleNotFoundError(
+            f"headgate.Gateway needs the gateway's packages, and {error.name} is not installed. "
+            "Install Headgate with its extra `gateway`, in a checkout: pip install '.[gateway]'",
+            name=error.name,
+        ) from None
     globals()[name] = value = getattr(module, name)
     return value
 

@@ -607,7 +607,7 @@ def test_second_process_is_refused(folder: Path) -> None:
         Store(folder).open()
     assert re.search(rf"\bprocess {holder.pid}\b", str(refused.value))
     assert str(folder) in str(refused.value)
-    assert "--data" in refused.value.cure
+    assert "--name" in refused.value.cure
     holder.communicate("")
     with Store(folder) as store:
         assert store.boot == 3

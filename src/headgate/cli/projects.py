@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ def server_parts() -> Iterator[None]:
             raise
         raise ConfigurationError(
             f"This needs the gateway's packages, and {error.name} is not installed",
-            cure='Run: pip install "headgate[gateway]"',
+            cure="Install Headgate with its extra gateway: in a checkout, pip install '.[gateway]'",
         ) from None
 
 
@@ -83,11 +84,12 @@ def init(folder: Path, *, project: str | None) -> None:
             )
         for path, text in _STARTER.items():
             _write_new(folder / path.format(name=name), text.replace("NAME", name))
+    projects = shlex.quote(str(folder / "projects"))
     print(
         f"Made {home}. Next:\n"
-        f"  headgate check {folder / 'projects'}\n"
-        f"  headgate run --projects {folder / 'projects'}\n"
-        f'  headgate request {name} hello \'{{"name": "Ada"}}\''
+        f"  headgate check {projects}\n"
+        f"  headgate run --projects {projects}\n"
+        f'  headgate request {shlex.quote(name)} hello \'{{"name": "Ada"}}\''
     )
 
 
@@ -97,10 +99,11 @@ def _single(folder: Path) -> dict[str, Path]:
     try:
         return find_projects(None, {folder.name: folder})
     except ConfigurationError:
-        raise ConfigurationError(
-            f"There is no project in {folder}",
-            cure="Name the folder that holds a folder for each project; headgate init makes one",
-        ) from None
+        nested = folder / "projects"
+        cure = "Name the folder that holds a folder for each project; headgate init makes one"
+        if nested.is_dir():
+            cure = f"Did you mean {nested}?"
+        raise ConfigurationError(f"There is no project in {folder}", cure=cure) from None
 
 
 def _load(folders: Mapping[str, Path]) -> Projects:

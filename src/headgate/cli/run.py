@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import io
 import logging
 import os
 import queue
@@ -57,12 +58,13 @@ def run(
             log_to_stderr(log_level, as_json=as_json)
         folders = chosen_projects(projects, named)
         gateway = Gateway(name, projects=folders, host=host, port=port, data=data)
-        stop = _stop_on_signals()
+        stopped = _stop_on_signals()
         gateway.start()
     try:
         _announce(gateway, as_json=as_json)
+        sys.stdout = PrintLog()
         # Not without an end: on Windows a signal is seen only between two waits.
-        while not stop.wait(0.5):
+        while not stopped.acquire(timeout=0.5):
             pass
         logger.info("stopping: requests in flight may finish")
     finally:
@@ -100,6 +102,31 @@ def log_to_stderr(level: str, *, as_json: bool = False) -> None:
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
 
 
+class PrintLog(io.TextIOBase):
+    """
+    Takes what scripts print, and puts it into the log ``headgate.print`` line by line.
+
+    A gateway's own stdout is for the line that says that it is ready.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._begun = threading.local()
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Log the lines that are complete; what is left waits for the rest of its line."""
+        *lines, rest = (getattr(self._begun, "line", "") + text).split("\n")
+        self._begun.line = rest
+        for line in lines:
+            logging.getLogger("headgate.print").info("%s", line)
+        return len(text)
+
+
 class _Hasty(QueueHandler):
     """Hands records to the thread that writes, and drops what it cannot keep up with."""
 
@@ -112,17 +139,26 @@ class _Hasty(QueueHandler):
         return record
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
+def _stop_on_signals() -> threading.Lock:
+    """
+    Return a lock that the first signal releases; the second one ends the process.
+
+    An event would not do: a signal's handler that sets it may have interrupted a wait that holds
+    the event's own lock.
+    """
+    stopped = threading.Lock()
+    stopped.acquire()
+    seen: list[int] = []
 
     def take(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if seen:
             os._exit(128 + number)
-        stop.set()
+        seen.append(number)
+        stopped.release()
 
     signal.signal(signal.SIGTERM, take)
     signal.signal(signal.SIGINT, take)
-    return stop
+    return stopped
 
 
 def _announce(gateway: Gateway, *, as_json: bool) -> None:

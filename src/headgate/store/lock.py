@@ -62,7 +62,7 @@ def _in_use(folder: Path, holder: str) -> ConfigurationError:
         holder = "this process"
     return ConfigurationError(
         f"The data folder is in use by {holder or 'another process'}",
-        cure="Stop that gateway, or give this one a folder of its own with --data",
+        cure="Stop that gateway, or give this one another name and another port: --name, --port 0",
         file=str(folder),
     )
 
