@@ -14,10 +14,10 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
-from headgate.outcome import Encoded, Failure
+from headgate.outcome import Encoded, Failure, Outcome
 from headgate.request import Request
-from headgate.wire.frames import Call, Cast, FateFrame, Fault, Progress, Result, Started
-from headgate.wire.session import Event, Session, fate_of
+from headgate.wire.frames import Call, Cast, FateFrame, Fault, Frame, Progress, Result, Started
+from headgate.wire.session import Event, Session
 
 __all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
 
@@ -52,25 +52,26 @@ def cancel(session: Session, request: Request, now: float) -> None:
 def take(events: list[Event]) -> None:
     """Bring what the session received to the handles."""
     for frame, request, _ in events:
+        outcome: Outcome
         if type(frame) is Result:
-            if not request.end(Encoded(frame.payload)):
-                _learn(request, frame)
+            outcome = Encoded(frame.payload)
         elif isinstance(frame, Fault):
-            if not request.end(Failure(_error(frame, request))):
-                _learn(request, frame)
-        elif isinstance(frame, Started):
-            request.note_started()
-        elif isinstance(frame, Progress):
-            request.note_progress(frame.payload)
-        elif isinstance(frame, FateFrame):
-            request.note_fate(frame.fate)
+            outcome = Failure(_error(frame, request))
+        else:
+            _note(frame, request)
+            continue
+        if not request.end(outcome):
+            # It was cancelled a moment before; what the answer says of the handler is still true.
+            request.note_late(outcome)
 
 
-def _learn(request: Request, frame: Result | Fault) -> None:
-    """Note what a late answer says of the handler: the request was cancelled a moment before."""
-    fate = fate_of(frame)
-    if fate:
-        request.note_fate(fate)
+def _note(frame: Frame, request: Request) -> None:
+    if isinstance(frame, Started):
+        request.note_started()
+    elif isinstance(frame, Progress):
+        request.note_progress(frame.payload)
+    elif isinstance(frame, FateFrame):
+        request.note_fate(frame.fate)
 
 
 def lose(session: Session, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headgate.errors import HandlerError
 from headgate.outcome import Outcome, Success
 
 __all__ = [
@@ -40,6 +41,13 @@ class Fate:
     STILL_RUNNING = "still running"
     FINISHED = "finished"
     UNKNOWN = "unknown"
+
+    @staticmethod
+    def of_failure(error_code: str, started: bool | None) -> str:
+        """Return the fate that an error implies by itself, ``UNKNOWN`` if it implies none."""
+        if error_code == HandlerError.code:
+            return Fate.FINISHED
+        return Fate.NOT_STARTED if started is False else Fate.UNKNOWN
 
 
 class Caller(msgspec.Struct, frozen=True):

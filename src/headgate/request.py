@@ -249,9 +249,7 @@ class Request(msgspec.Struct, eq=False):
         outcome = self._outcome
         if self._fate or outcome is None:
             return self._fate or Fate.UNKNOWN
-        if not isinstance(outcome, Failure) or outcome.error.code == "handler_error":
-            return Fate.FINISHED
-        return Fate.NOT_STARTED if outcome.error.started is False else Fate.UNKNOWN
+        return _implied_fate(outcome)
 
     @property
     def request_id(self) -> str:
@@ -388,6 +386,12 @@ class Request(msgspec.Struct, eq=False):
                 return
         self._requester.invoke(self._fire_progress)
 
+    def note_late(self, outcome: Outcome) -> None:
+        """Note what an outcome that came after the end says of the handler."""
+        fate = _implied_fate(outcome)
+        if fate != Fate.UNKNOWN:
+            self.note_fate(fate)
+
     def note_fate(self, fate: str) -> None:
         """Note what the executing side learned of the handler."""
         with _lock:
@@ -513,6 +517,12 @@ class Request(msgspec.Struct, eq=False):
             logger.exception("A callback of the request to %s failed", self)
         finally:
             current_invocation.reset(token)
+
+
+def _implied_fate(outcome: Outcome) -> str:
+    if not isinstance(outcome, Failure):
+        return Fate.FINISHED
+    return Fate.of_failure(outcome.error.code, outcome.error.started)
 
 
 def _wake_elsewhere(loop: asyncio.AbstractEventLoop, future: Future[None]) -> None:

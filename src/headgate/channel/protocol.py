@@ -301,7 +301,7 @@ class Channel(asyncio.Protocol, ABC):
         events = session.tick(now)
         if events:
             self._on_events(self, events)
-        if session.state is State.CLOSED:
+        if session.is_dead:
             self.abort("the peer gave no sign of life")
             return
         if session.has_data:

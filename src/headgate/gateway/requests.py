@@ -12,7 +12,7 @@ from headgate.invocation import Fate, Invocation, Withdrawable
 from headgate.outcome import Failure, Outcome
 from headgate.security.audit import Record, Recorder
 
-__all__ = ["TICK_SECONDS", "Requests"]
+__all__ = ["Requests"]
 
 logger = logging.getLogger("headgate.gateway")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headgate.errors import HandlerError
-from headgate.invocation import Caller, Fate, Invocation, current_invocation
-from headgate.outcome import Failure, Outcome
+from headgate.invocation import Caller, Invocation, current_invocation
+from headgate.outcome import Outcome
 from headgate.request import Request
 from headgate.scope import Delivery, Route, Scope
 
@@ -119,11 +118,7 @@ class _Handles:
     def ended(self, invocation: Invocation, outcome: Outcome) -> None:
         """End the handle; one that was cancelled at this moment learns what it came to."""
         if not invocation.tag.end(outcome):
-            learn = invocation.tag.note_fate
-            if not isinstance(outcome, Failure) or outcome.error.code == HandlerError.code:
-                learn(Fate.FINISHED)
-            elif outcome.error.started is False:
-                learn(Fate.NOT_STARTED)
+            invocation.tag.note_late(outcome)
 
     def started(self, invocation: Invocation) -> None:
         """Tell the handle."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic, time
+from time import monotonic
 from typing import Protocol
 
 from headgate.channel.protocol import Channel
@@ -47,7 +47,6 @@ class ClientSession:
         self.project = hello.project
         self.kind = hello.kind
         self.peer = channel.peer
-        self.connected_at = time()
         self._channel = channel
         self._switchboard = switchboard
         self._session = session

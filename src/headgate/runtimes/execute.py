@@ -15,7 +15,7 @@ from headgate.invocation import Context, Invocation, current_invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.wire.codec import decode, encode
 
-__all__ = ["NOTHING", "Report", "Runnable", "execute", "execute_async"]
+__all__ = ["Report", "Runnable", "execute", "execute_async"]
 
 logger = logging.getLogger("headgate.handlers")
 

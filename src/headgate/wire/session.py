@@ -63,7 +63,7 @@ from headgate.wire.frames import (
     encode,
 )
 
-__all__ = ["Credit", "Event", "Outstanding", "Session", "State", "fate_of"]
+__all__ = ["Credit", "Event", "Outstanding", "Session", "State"]
 
 PING_AFTER = 2.0
 """Seconds of silence after which the connecting side asks for a sign of life."""
@@ -254,7 +254,8 @@ class Session:
         outstanding = self.calls.pop(number, None)
         if outstanding is not None:
             self._remember(number, outstanding, now)
-            self._control_after_calls(Cancel(number))
+            # Among the calls, so that it does not overtake the one that it cancels.
+            self._calls_out.append(Cancel(number))
 
     def was_handed_over(self, number: int) -> bool:
         """Whether the call was given to the transport, so that the peer may have seen it."""
@@ -405,8 +406,8 @@ class Session:
             # Rule 1: the call was over. A late answer changes nothing for its caller, who was told
             # another end; that the handler came to an end is still worth knowing.
             ended = self._ends.get(frame.id)
-            fate = fate_of(frame)
-            if ended is not None and fate:
+            fate = _fate_of(frame)
+            if ended is not None and fate != Fate.UNKNOWN:
                 del self._ends[frame.id]
                 events.append((FateFrame(frame.id, fate), ended, 0.0))
             return
@@ -574,10 +575,6 @@ class Session:
                 del self._reports[frame.id]
         return frames
 
-    def _control_after_calls(self, frame: Frame) -> None:
-        """Queue a frame that must not overtake the calls queued before it."""
-        self._calls_out.append(frame)
-
     # --- the end ---------------------------------------------------------------------------------
 
     def bye(self, reason: str = "") -> None:
@@ -645,8 +642,8 @@ def overdue_fault(number: int, *, started: bool | None) -> Fault:
     return Fault(number, "timeout", "", started)
 
 
-def fate_of(answer: Result | Fault) -> str:
-    """Return what an answer says of its handler's end; empty if it says nothing."""
-    if isinstance(answer, Result) or answer.code == "handler_error":
+def _fate_of(answer: Result | Fault) -> str:
+    """Return what an answer says of its handler's end; ``UNKNOWN`` if nothing."""
+    if isinstance(answer, Result):
         return Fate.FINISHED
-    return Fate.NOT_STARTED if answer.started is False else ""
+    return Fate.of_failure(answer.code, answer.started)
