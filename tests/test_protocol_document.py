@@ -15,7 +15,7 @@ import pytest
 
 from headgate import errors
 from headgate.channel import protocol, server
-from headgate.wire import codec, frames, handshake, session
+from headgate.wire import codec, extensions, frames, handshake, session
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -111,9 +111,9 @@ def test_errors() -> None:
 
 
 def test_extension_types() -> None:
-    """The table of extension types is that of the codec."""
+    """The table of extension types is that of the code."""
     table = {row[0]: row[1] for row in rows(TEXT.partition("\n## Payloads\n")[2])}
-    documentation = codec.__doc__ or ""
+    documentation = extensions.__doc__ or ""
     assert table == dict(re.findall(r"^(\d+) +(\w+) ", documentation, flags=re.MULTILINE))
 
 

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from msgspec.msgpack import Ext
 
 from headgate.errors import ConfigurationError, PayloadError
-from headgate.wire import codec
+from headgate.wire import extensions, limits
 from headgate.wire.codec import DEFAULT, Limits, convert, decode, encode
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -374,26 +374,26 @@ class TestDateAndTime:
     def test_fold_follows_from_the_offset(self) -> None:
         """Another language need not know Python's fold."""
         text = b"2024-10-27T02:30:00+01:00[Europe/Berlin]"
-        arrived = decode(msgspec.msgpack.encode(Ext(codec.DATETIME, text)))
+        arrived = decode(msgspec.msgpack.encode(Ext(extensions.DATETIME, text)))
         assert same(arrived, datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1))
 
     def test_instant_counts_where_zones_differ(self) -> None:
         """If the sender's rules of a zone are not ours, the instant is kept."""
         text = b"2024-07-01T12:00:00+05:00[Europe/Berlin]"
-        arrived = decode(msgspec.msgpack.encode(Ext(codec.DATETIME, text)))
+        arrived = decode(msgspec.msgpack.encode(Ext(extensions.DATETIME, text)))
         assert same(arrived, datetime(2024, 7, 1, 9, tzinfo=BERLIN))
 
     def test_unknown_zone_keeps_its_offset(self) -> None:
         """A zone that this machine does not know costs the name, not the value."""
         for name in ("Mars/Base", "America", "Mars/Base2"):
             text = f"2024-07-01T12:00:00+05:00[{name}]".encode()
-            arrived = decode(msgspec.msgpack.encode(Ext(codec.DATETIME, text)))
+            arrived = decode(msgspec.msgpack.encode(Ext(extensions.DATETIME, text)))
             assert same(arrived, datetime(2024, 7, 1, 12, tzinfo=timezone(timedelta(hours=5))))
 
     def test_many_unknown_zones_cost_no_search_each(self) -> None:
         """A hostile payload cannot make the receiver search the disk a million times."""
         names = (f"2024-07-01T12:00:00+05:00[X/{index}]" for index in range(20_000))
-        data = msgspec.msgpack.encode([Ext(codec.DATETIME, name.encode()) for name in names])
+        data = msgspec.msgpack.encode([Ext(extensions.DATETIME, name.encode()) for name in names])
         started = clock.perf_counter()
         decode(data)
         assert clock.perf_counter() - started < 1.5
@@ -656,8 +656,8 @@ class TestLimits:
 
     def test_ormsgpack_s_own_limit(self) -> None:
         """The check of large values rests on a limit of ormsgpack: it is where it was measured."""
-        shell, levels = codec._shell(64), 0
-        while shell[0] is not codec._HEART:
+        shell, levels = limits._shell(64), 0
+        while shell[0] is not limits._HEART:
             shell, levels = shell[0], levels + 1
         assert levels == 255 - 64 - 1
 
@@ -825,9 +825,9 @@ class TestHostile:
     def test_zone_names_open_no_files(self, name: str) -> None:
         """A zone's name is no way to the disk."""
         text = f"2024-07-01T12:00:00+05:00[{name}]".encode()
-        decode_or_refuse(msgspec.msgpack.encode(Ext(codec.DATETIME, text)))
+        decode_or_refuse(msgspec.msgpack.encode(Ext(extensions.DATETIME, text)))
         with pytest.raises(PayloadError):
-            decode(msgspec.msgpack.encode(Ext(codec.TIME, f"12:00:00[{name}]".encode())))
+            decode(msgspec.msgpack.encode(Ext(extensions.TIME, f"12:00:00[{name}]".encode())))
 
     @pytest.mark.parametrize(
         "value", [{1: "a", None: [True]}, {"a": 1.5}, [2**64 - 1, -(2**63)], {b"k": b""}]

@@ -3,7 +3,7 @@ The channel's language: bytes and the time go in, events and bytes come out.
 
 ::
 
-    codec       values of a payload as bytes
+    codec       values of a payload as bytes; it says what stands behind it
     frames      the words of the channel
     handshake   the login, which gives a session
     session     one connected session
