@@ -234,6 +234,12 @@ class Client(Scope):
         except RuntimeError:
             logger.debug("A callback is dropped: the event loop of its client is closed")
 
+    def future(self) -> asyncio.Future[None]:
+        # To ask asyncio for the running loop costs a system call.
+        if get_ident() == self._thread_id and self._loop is not None:
+            return self._loop.create_future()
+        return super().future()
+
     def withdraw(self, request: Request) -> None:
         self._hand_on(request, None)
 
@@ -251,7 +257,7 @@ class Client(Scope):
         if channel is None:
             self._hold(request, frame)
             return
-        exchange.send(channel.open_session, request, frame)
+        exchange.send(channel.session, request, frame)
         channel.flush_soon()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
@@ -347,7 +353,7 @@ class Client(Scope):
             channel.flush_soon()
 
     def _received(self, channel: Channel, events: list[Event]) -> None:
-        exchange.take(events)
+        exchange.take(events, channel.loop)
         if type(events[-1][0]) is Bye:
             # It is the last of its session, whether or not the gateway closes the connection.
             self._lost(channel, "the gateway closed it")

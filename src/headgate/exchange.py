@@ -6,6 +6,8 @@ It is pure, as the session is, so that every order of events can be played throu
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
+
 from headgate.errors import (
     ConnectionLost,
     GatewayUnreachable,
@@ -49,8 +51,14 @@ def cancel(session: Session, request: Request, now: float) -> None:
         session.cancel(request.sequence, now)
 
 
-def take(events: list[Event]) -> None:
-    """Bring what the session received to the handles."""
+def take(events: list[Event], loop: AbstractEventLoop | None = None) -> None:
+    """
+    Bring what the session received to the handles.
+
+    Args:
+        events: What it received.
+        loop: The event loop that runs on this thread, if there is one.
+    """
     for frame, request, _ in events:
         outcome: Outcome
         if type(frame) is Result:
@@ -60,7 +68,7 @@ def take(events: list[Event]) -> None:
         else:
             _note(frame, request)
             continue
-        if not request.end(outcome):
+        if not request.end(outcome, loop):
             # It was cancelled a moment before; what the answer says of the handler is still true.
             request.note_late(outcome)
 

@@ -44,6 +44,9 @@ class Requester(Protocol):
     def decode(self, data: bytes) -> Any:
         """Turn an encoded result into a value; raises PayloadError."""
 
+    def future(self) -> Future[None]:
+        """Return a new future of the event loop that runs on this thread."""
+
     def invoke(self, function: Callable[[], None]) -> None:
         """Run the function on the callback thread, soon and in order."""
 
@@ -265,7 +268,7 @@ class Request(msgspec.Struct, eq=False):
             RuntimeError: It is not over.
         """
         outcome = self._settle()
-        if isinstance(outcome, Success):
+        if type(outcome) is Success:
             return outcome.value
         raise outcome.error.with_traceback(None)
 
@@ -305,11 +308,11 @@ class Request(msgspec.Struct, eq=False):
 
     def __await__(self) -> Generator[Any, None, Any]:
         if self._outcome is None:
-            loop = asyncio.get_running_loop()
-            future = loop.create_future()
+            future = self._requester.future()
             running = current_invocation.get()
             awaits = running.awaits if running is not None else None
-            if self._add_waiter(future):
+            self._waiters.append(future)
+            if self._outcome is None:
                 if awaits is not None:
                     awaits(self.invocation)
                 try:
@@ -334,11 +337,15 @@ class Request(msgspec.Struct, eq=False):
 
     # --- for the client or gateway that made it ---------------------------------------------------
 
-    def end(self, outcome: Outcome) -> bool:
+    def end(self, outcome: Outcome, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """
         End the request, if it is not over yet.
 
         An error that does not say whether the handler started gets what the handle knows.
+
+        Args:
+            outcome: How it ended.
+            loop: The event loop that runs on this thread, if the caller knows it.
 
         Returns:
             True if this call ended it.
@@ -350,7 +357,8 @@ class Request(msgspec.Struct, eq=False):
             self._outcome = outcome
             if type(outcome) is Failure:
                 self._fix_started(outcome.error)
-        self._wake_waiters()
+        if self._waiters:
+            self._wake_waiters(loop or _get_running_loop())
         if self._success_slot is not None or self._error_slot is not None:
             self._requester.invoke(self._fire)
         return True
@@ -400,7 +408,7 @@ class Request(msgspec.Struct, eq=False):
             self._fate = fate
             if self._outcome is None:
                 return  # whoever waits, waits for the end
-        self._wake_waiters()
+        self._wake_waiters(_get_running_loop())
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -451,11 +459,8 @@ class Request(msgspec.Struct, eq=False):
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
 
-    def _wake_waiters(self) -> None:
-        waiters, running = self._waiters, _get_running_loop()
-        if not waiters:
-            return
-        self._waiters = []
+    def _wake_waiters(self, running: asyncio.AbstractEventLoop | None) -> None:
+        waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not isinstance(waiter, Future):
                 waiter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from asyncio import Future, get_running_loop
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
@@ -250,6 +251,10 @@ class Scope(ABC):
 
     decode = staticmethod(decode)
     """Turn an encoded result into a value; raises PayloadError."""
+
+    def future(self) -> Future[None]:
+        """Return a new future of the event loop that runs on this thread."""
+        return get_running_loop().create_future()
 
     @abstractmethod
     def invoke(self, function: Callable[[], None]) -> None:
