@@ -257,7 +257,7 @@ class Client(Scope):
         if channel is None:
             self._hold(request, frame)
             return
-        exchange.send(channel.session, request, frame)
+        exchange.send(channel.open_session, request, frame)
         channel.flush_soon()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:

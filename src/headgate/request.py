@@ -268,7 +268,7 @@ class Request(msgspec.Struct, eq=False):
             RuntimeError: It is not over.
         """
         outcome = self._settle()
-        if type(outcome) is Success:
+        if isinstance(outcome, Success):
             return outcome.value
         raise outcome.error.with_traceback(None)
 

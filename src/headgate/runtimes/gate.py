@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections.abc import Sized
 from time import monotonic
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from headgate.errors import Overloaded, RequestTimeout
 from headgate.invocation import Fate, Invocation
 from headgate.outcome import Failure, Outcome
 from headgate.runtimes.execute import Runnable
+from headgate.runtimes.fair import FairQueue
 
 __all__ = ["Finished", "Gate", "Lane", "begin"]
 
@@ -24,6 +25,10 @@ class Lane(Protocol):
     """Whether a run holds a thread, which cannot be stopped."""
 
     @property
+    def backlog(self) -> Sized:
+        """What waits until there is room in the queue itself."""
+
+    @property
     def is_stuck(self) -> bool:
         """Whether every place that there can be is held by a handler that waits."""
 
@@ -33,6 +38,9 @@ class Lane(Protocol):
 
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
+
+    def refill(self) -> None:
+        """Move what there is room for from the backlog to the queue."""
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if it has begun."""
@@ -87,7 +95,7 @@ class Gate:
         self._limit = handler.settings.queue + places
         self._concurrency = concurrency
         self._active: set[Invocation] = set()
-        self._waiting: OrderedDict[Invocation, None] = OrderedDict()
+        self._waiting = FairQueue()
         self._hung = hung
 
     def __call__(self, invocation: Invocation) -> None:
@@ -102,25 +110,26 @@ class Gate:
             self._active.add(invocation)
             self.lane.put(invocation, self)
         else:
-            self._waiting[invocation] = None
+            self._waiting.put(invocation, self)
 
     def finished(self, invocation: Invocation) -> None:
         """Take note that a run is over, and let the next one in."""
         self.under_way -= 1
+        if self.lane.backlog:
+            self.lane.refill()
         if self._hung and invocation in self._hung:
             self._hung.discard(invocation)
             self.lane.take_back()
         if self._concurrency is not None:
             self._active.discard(invocation)
             if self._waiting:
-                following, _ = self._waiting.popitem(last=False)
+                following, _ = self._waiting.pop()
                 self._active.add(following)
                 self.lane.put(following, self)
 
     def withdraw(self, invocation: Invocation) -> str:
         """Take an invocation back if it has not begun; else stop it as far as that goes."""
-        if invocation in self._waiting:
-            del self._waiting[invocation]
+        if self._waiting.remove(invocation):
             self.under_way -= 1
             return Fate.NOT_STARTED
         if self.lane.remove(invocation):

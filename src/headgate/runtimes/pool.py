@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
+from headgate.runtimes.fair import FairQueue
 from headgate.threads import Mailbox
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ logger = logging.getLogger("headgate.runtimes")
 
 PATROL_SECONDS = 0.001
 """Seconds between two looks at a queue in which something waits while threads are busy."""
+
+STAGED = 128
+"""Invocations that stand before a thread at most, while those of several sessions wait."""
+
+STAGED_IF_SLOW = 1
+"""The same while handlers are slow: each of them keeps those behind it waiting for long."""
 
 
 Work = Callable[[Invocation, "Gate"], Outcome]
@@ -47,9 +54,12 @@ class Pool:
     """
     Threads for handlers.
 
-    Invocations begin in the order of their arrival. Whoever takes an invocation out of the queue
-    owns it: a thread that runs it, or the event loop that takes it back. So it is always certain
-    whether it began.
+    Invocations of one session begin in the order of their arrival; sessions take turns. Whoever
+    takes an invocation out of the queue owns it: a thread that runs it, or the event loop that
+    takes it back. So it is always certain whether it began.
+
+    Threads take from a plain queue. While the invocations of several sessions wait, it is kept
+    short, and the event loop fills it from the `FairQueue` behind it.
 
     Waking a thread costs more than a short handler does, so while a thread is busy nobody else is
     woken for what it may do in passing, and the event loop is woken once for all that it did.
@@ -64,6 +74,7 @@ class Pool:
         ends: Takes the outcomes to the event loop.
         loop: The event loop.
         on_wait: Told which request of its own a handler now waits for.
+        takes_turns: Whether sessions take turns; False keeps the order of arrival over all.
     """
 
     has_threads = True
@@ -78,7 +89,12 @@ class Pool:
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
         on_wait: Callable[[Invocation], None],
+        takes_turns: bool = True,
     ) -> None:
+        self.backlog = FairQueue()
+        """What waits behind the queue that threads take from; only the event loop uses it."""
+        self._takes_turns = takes_turns
+        self._session = ""
         self._name = name
         self._size = size
         self._most = max(size, most)
@@ -103,10 +119,46 @@ class Pool:
 
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
-        self._queue[invocation] = gate
+        queue = self._queue
+        if not self.backlog and (invocation.caller.session == self._session or not queue):
+            self._session = invocation.caller.session
+            queue[invocation] = gate
+        else:
+            self._put_among_others(invocation, gate)
+        self._look_soon()
+
+    def _look_soon(self) -> None:
         if not self._looking:
             self._looking = True
             self._loop.call_soon(self._look)
+
+    def _put_among_others(self, invocation: Invocation, gate: Gate) -> None:
+        """Queue an invocation where those of other sessions wait."""
+        if not self._takes_turns:
+            self._queue[invocation] = gate
+            return
+        if not self.backlog:
+            self._unstage()
+        self.backlog.put(invocation, gate)
+        self.refill()
+
+    def _unstage(self) -> None:
+        """Take back what stands before the threads beyond its share."""
+        queue, backlog = self._queue, self.backlog
+        while len(queue) > (STAGED_IF_SLOW if self._slow else STAGED):
+            try:
+                backlog.put_back(*queue.popitem())
+            except KeyError:
+                return
+
+    def refill(self) -> None:
+        """Move invocations from the backlog to where threads take them, session by session."""
+        queue, backlog = self._queue, self.backlog
+        while backlog and len(queue) < (STAGED_IF_SLOW if self._slow else STAGED):
+            invocation, gate = backlog.pop()
+            self._session = invocation.caller.session
+            queue[invocation] = gate
+        self._look_soon()
 
     def _look(self) -> None:
         """At the end of a turn of the event loop, see that somebody takes what was queued."""
@@ -129,13 +181,15 @@ class Pool:
         self._patrolling = bool(self._queue)
         if self._patrolling:
             self._slow = self._taken == taken
+            if self._slow and self.backlog:
+                self._unstage()
             if self._slow and not self._waking:
                 self._wake()
             self._loop.call_later(PATROL_SECONDS, self._patrol, self._taken)
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if a thread has taken it."""
-        return self._queue.pop(invocation, None) is not None
+        return self._queue.pop(invocation, None) is not None or self.backlog.remove(invocation)
 
     def interrupt(self, invocation: Invocation) -> bool:
         """Return False: a thread cannot be stopped."""
@@ -157,6 +211,7 @@ class Pool:
         """Let the threads end: idle ones now, the others when their handler returns."""
         self._closed = True
         self._queue.clear()
+        self.backlog.clear()
         while True:
             try:
                 self._idle.pop().latch.release()
@@ -165,7 +220,7 @@ class Pool:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
-        return {"queued": len(self._queue), "running": len(self.running)}
+        return {"queued": len(self._queue) + len(self.backlog), "running": len(self.running)}
 
     # --- on a thread that runs a handler ---------------------------------------------------------
 

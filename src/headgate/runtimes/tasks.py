@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class TaskLoop:
     """
 
     has_threads = False
+    backlog: Sized = ()
 
     def __init__(
         self,
@@ -64,6 +65,9 @@ class TaskLoop:
             self._thread = thread
             self._mailbox = Mailbox(thread.loop, self._start)
         self._mailbox.post(invocation)
+
+    def refill(self) -> None:
+        """Nothing waits behind the queue."""
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if it has begun."""

@@ -100,11 +100,13 @@ class ThreadRuntime:
         }
 
     def _add_dedicated(self, handler: str) -> Pool:
-        pool = self._make_pool(f"headgate-{self._project}-{handler}", 1, 1)
+        name = f"headgate-{self._project}-{handler}"
+        # Design: "one thread of its own, strictly in order".
+        pool = self._make_pool(name, 1, 1, takes_turns=False)
         self._dedicated.append(pool)
         return pool
 
-    def _make_pool(self, name: str, size: int, most: int) -> Pool:
+    def _make_pool(self, name: str, size: int, most: int, *, takes_turns: bool = True) -> Pool:
         return Pool(
             name,
             size=size,
@@ -113,6 +115,7 @@ class ThreadRuntime:
             ends=self._ends,
             loop=self._loop,
             on_wait=self._on_wait,
+            takes_turns=takes_turns,
         )
 
     # --- on a handler's thread -------------------------------------------------------------------
