@@ -173,7 +173,7 @@ class Invocation(msgspec.Struct, eq=False):
     slot: Slot | None = None
     """The place in the runtime that it runs in."""
 
-    awaits: Callable[[Invocation | None], None] | None = None
+    awaits: Callable[[Invocation, Invocation | None], None] | None = None
     """Told which request an ``async def`` handler awaits, and with None that it goes on."""
 
     remote_server: str = ""

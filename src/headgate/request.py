@@ -313,16 +313,16 @@ class Request(msgspec.Struct, eq=False):
             awaits = running.awaits if running is not None else None
             self._waiters.append(future)
             if self._outcome is None:
-                if awaits is not None:
-                    awaits(self.invocation)
+                if running is not None and awaits is not None:
+                    awaits(running, self.invocation)
                 try:
                     yield from future
                 except asyncio.CancelledError:
                     self.cancel()
                     raise
                 finally:
-                    if awaits is not None:
-                        awaits(None)
+                    if running is not None and awaits is not None:
+                        awaits(running, None)
         return self.result()
 
     def __repr__(self) -> str:

@@ -39,7 +39,7 @@ class Requests:
     def __init__(
         self, *, recorder: Recorder, later: Callable[[float, Callable[[], None]], object]
     ) -> None:
-        self._open: dict[int, Invocation] = {}
+        self._open: dict[Invocation, Invocation] = {}
         self._deadlines = Deadlines()
         self._recorder = recorder
         self._later = later
@@ -62,7 +62,7 @@ class Requests:
 
     def add(self, invocation: Invocation) -> None:
         """Keep an invocation until it ends."""
-        self._open[id(invocation)] = invocation
+        self._open[invocation] = invocation
         deadlines = self._deadlines
         if invocation.deadline < deadlines.next:
             deadlines.next = invocation.deadline
@@ -84,7 +84,7 @@ class Requests:
         if invocation.outcome is not None:
             return
         invocation.outcome = outcome
-        del self._open[id(invocation)]
+        del self._open[invocation]
         parent = invocation.parent
         if parent is not None and parent.children is not None:
             parent.children.pop(id(invocation), None)

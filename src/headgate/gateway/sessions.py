@@ -55,9 +55,23 @@ class ClientSession:
         """Act on what the client sent."""
         longest = monotonic() + MAX_TIMEOUT
         dispatch, serving = self._switchboard.dispatch, self._session.serving
+        caller, origin = self.caller, self.id
         for frame, subject, deadline in events:
             if type(frame) is Call:
-                invocation = self._invocation(frame, deadline if deadline < longest else longest)
+                invocation = Invocation(
+                    caller,
+                    frame.project,
+                    frame.handler,
+                    frame.payload,
+                    deadline if deadline < longest else longest,
+                    self,
+                    origin,
+                    frame.id,
+                    frame.ancestors,
+                )
+                if frame.extensions:
+                    invocation.remote_server = str(frame.extensions.get("remote", ""))
+                    invocation.host_name = str(frame.extensions.get("host", ""))
                 serving[frame.id] = invocation
                 dispatch(invocation)
             elif isinstance(frame, Cast):
@@ -105,7 +119,7 @@ class ClientSession:
     def ended(self, invocation: Invocation, outcome: Outcome) -> None:
         """Send the answer."""
         session = self._session
-        if isinstance(outcome, Encoded):
+        if type(outcome) is Encoded:
             session.result(invocation.sequence, outcome.data)
         elif isinstance(outcome, Failure):
             error = outcome.error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from headgate.errors import HandlerError, PayloadError
+from headgate.errors import CancellationException, HandlerError, PayloadError
 from headgate.handler import HandlerSettings
 from headgate.invocation import Context, Invocation, current_invocation
 from headgate.outcome import Encoded, Failure, Outcome
@@ -80,7 +80,7 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
 
 
 async def execute_async(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
-    """Run an ``async def`` handler; a cancellation of the task passes through."""
+    """Run an ``async def`` handler as a task; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
     try:
         payload = decode(invocation.payload)
@@ -94,8 +94,10 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
         else:
             value = await handler.function(payload)
         return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
-    except asyncio.CancelledError:
-        raise
+    except asyncio.CancelledError as error:
+        if not invocation.cancelled:
+            return failed(error, invocation)
+        return Failure(CancellationException("The handler was interrupted", started=True))
     except BaseException as error:
         return failed(error, invocation)
 

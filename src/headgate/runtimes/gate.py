@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
 from time import monotonic
 from typing import Protocol
 
@@ -24,9 +23,8 @@ class Lane(Protocol):
     has_threads: bool
     """Whether a run holds a thread, which cannot be stopped."""
 
-    @property
-    def backlog(self) -> Sized:
-        """What waits until there is room in the queue itself."""
+    has_backlog: bool
+    """Whether anything waits for room in the queue itself."""
 
     @property
     def is_stuck(self) -> bool:
@@ -115,7 +113,7 @@ class Gate:
     def finished(self, invocation: Invocation) -> None:
         """Take note that a run is over, and let the next one in."""
         self.under_way -= 1
-        if self.lane.backlog:
+        if self.lane.has_backlog:
             self.lane.refill()
         if self._hung and invocation in self._hung:
             self._hung.discard(invocation)

@@ -91,8 +91,9 @@ class Pool:
         on_wait: Callable[[Invocation], None],
         takes_turns: bool = True,
     ) -> None:
-        self.backlog = FairQueue()
-        """What waits behind the queue that threads take from; only the event loop uses it."""
+        self.has_backlog = False
+        """Whether anything waits behind the queue that threads take from."""
+        self._backlog = FairQueue()
         self._takes_turns = takes_turns
         self._session = ""
         self._name = name
@@ -120,12 +121,13 @@ class Pool:
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
         queue = self._queue
-        if not self.backlog and (invocation.caller.session == self._session or not queue):
+        if not self.has_backlog and (invocation.caller.session == self._session or not queue):
             self._session = invocation.caller.session
             queue[invocation] = gate
         else:
             self._put_among_others(invocation, gate)
-        self._look_soon()
+        if not self._looking:
+            self._look_soon()
 
     def _look_soon(self) -> None:
         if not self._looking:
@@ -137,14 +139,15 @@ class Pool:
         if not self._takes_turns:
             self._queue[invocation] = gate
             return
-        if not self.backlog:
+        if not self.has_backlog:
+            self.has_backlog = True
             self._unstage()
-        self.backlog.put(invocation, gate)
+        self._backlog.put(invocation, gate)
         self.refill()
 
     def _unstage(self) -> None:
         """Take back what stands before the threads beyond its share."""
-        queue, backlog = self._queue, self.backlog
+        queue, backlog = self._queue, self._backlog
         while len(queue) > (STAGED_IF_SLOW if self._slow else STAGED):
             try:
                 backlog.put_back(*queue.popitem())
@@ -153,11 +156,12 @@ class Pool:
 
     def refill(self) -> None:
         """Move invocations from the backlog to where threads take them, session by session."""
-        queue, backlog = self._queue, self.backlog
+        queue, backlog = self._queue, self._backlog
         while backlog and len(queue) < (STAGED_IF_SLOW if self._slow else STAGED):
             invocation, gate = backlog.pop()
             self._session = invocation.caller.session
             queue[invocation] = gate
+        self.has_backlog = bool(backlog)
         self._look_soon()
 
     def _look(self) -> None:
@@ -181,7 +185,7 @@ class Pool:
         self._patrolling = bool(self._queue)
         if self._patrolling:
             self._slow = self._taken == taken
-            if self._slow and self.backlog:
+            if self._slow and self.has_backlog:
                 self._unstage()
             if self._slow and not self._waking:
                 self._wake()
@@ -189,7 +193,7 @@ class Pool:
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if a thread has taken it."""
-        return self._queue.pop(invocation, None) is not None or self.backlog.remove(invocation)
+        return self._queue.pop(invocation, None) is not None or self._backlog.remove(invocation)
 
     def interrupt(self, invocation: Invocation) -> bool:
         """Return False: a thread cannot be stopped."""
@@ -211,7 +215,8 @@ class Pool:
         """Let the threads end: idle ones now, the others when their handler returns."""
         self._closed = True
         self._queue.clear()
-        self.backlog.clear()
+        self._backlog.clear()
+        self.has_backlog = False
         while True:
             try:
                 self._idle.pop().latch.release()
@@ -220,7 +225,7 @@ class Pool:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
-        return {"queued": len(self._queue) + len(self.backlog), "running": len(self.running)}
+        return {"queued": len(self._queue) + len(self._backlog), "running": len(self.running)}
 
     # --- on a thread that runs a handler ---------------------------------------------------------
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sized
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from headgate.errors import CancellationException
 from headgate.invocation import Invocation
-from headgate.outcome import Failure, Outcome
-from headgate.runtimes.execute import Report, execute_async, failed
+from headgate.outcome import Outcome
+from headgate.runtimes.execute import Report, execute_async
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
-    from headgate.runtimes.gate import Gate
+    from headgate.runtimes.gate import Finished, Gate
 
 __all__ = ["TaskLoop"]
 
@@ -26,45 +24,51 @@ class TaskLoop:
     """
     The event loop of a project's ``async def`` handlers; it starts with the first of them.
 
+    Each of the two loops wakes the other one once for all that a turn of its own produced.
+
     Args:
         name: Name of its thread.
         begin: Marks an invocation as begun, or returns the outcome of one that must not begin.
-        done: Takes the outcome, on this loop's thread.
+        ends: Takes the outcomes to the gateway's event loop.
+        loop: The gateway's event loop.
         report: Takes progress values.
         on_wait: Told, on this loop's thread, which request a handler now waits for.
     """
 
     has_threads = False
-    backlog: Sized = ()
+    has_backlog = False
 
     def __init__(
         self,
         name: str,
         *,
         begin: Callable[[Invocation], Outcome | None],
-        done: Callable[[Invocation, Gate, Outcome], None],
+        ends: Mailbox[Finished],
+        loop: asyncio.AbstractEventLoop,
         report: Report,
         on_wait: Callable[[Invocation], None],
     ) -> None:
         self._name = name
         self._begin = begin
-        self._done = done
+        self._ends = ends
+        self._gateway_loop = loop
         self._report = report
         self._on_wait = on_wait
         self._thread: LoopThread | None = None
         self._queue: dict[Invocation, Gate] = {}
         self._tasks: dict[Invocation, asyncio.Task[None]] = {}
         self._mailbox: Mailbox[Invocation] | None = None
+        self._waking = False
+        self._telling = False
 
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation; on the gateway's event loop."""
         self._queue[invocation] = gate
-        if self._mailbox is None:
-            thread = LoopThread(self._name)
-            thread.start()
-            self._thread = thread
-            self._mailbox = Mailbox(thread.loop, self._start)
-        self._mailbox.post(invocation)
+        mailbox = self._mailbox or self._open()
+        mailbox.put(invocation)
+        if not self._waking:
+            self._waking = True
+            self._gateway_loop.call_soon(self._wake)
 
     def refill(self) -> None:
         """Nothing waits behind the queue."""
@@ -105,30 +109,47 @@ class TaskLoop:
         """Return the sizes of the tables."""
         return {"queued": len(self._queue), "running": len(self._tasks)}
 
+    def _open(self) -> Mailbox[Invocation]:
+        self._thread = LoopThread(self._name)
+        self._thread.start()
+        self._mailbox = Mailbox(self._thread.loop, self._start)
+        return self._mailbox
+
+    def _wake(self) -> None:
+        """At the end of a turn of the gateway's loop, wake this one for what was queued."""
+        self._waking = False
+        if self._mailbox is not None:
+            self._mailbox.wake()
+
+    # --- on the loop of the handlers -------------------------------------------------------------
+
     def _start(self, invocation: Invocation) -> None:
         gate = self._queue.pop(invocation, None)
-        if gate is None:
+        if gate is None or self._thread is None:
             return
         outcome = self._begin(invocation)
         if outcome is not None:
-            self._done(invocation, gate, outcome)
+            self._end(invocation, gate, outcome)
         else:
-            invocation.awaits = partial(self._awaits, invocation)
-            task = asyncio.get_running_loop().create_task(self._run(invocation, gate))
+            invocation.awaits = self._awaits
+            task = self._thread.loop.create_task(self._run(invocation, gate))
             self._tasks[invocation] = task
 
     async def _run(self, invocation: Invocation, gate: Gate) -> None:
-        outcome: Outcome
-        try:
-            outcome = await execute_async(invocation, gate.handler, self._report)
-        except asyncio.CancelledError as error:
-            if invocation.cancelled:
-                text = "The handler was interrupted"
-                outcome = Failure(CancellationException(text, started=True))
-            else:
-                outcome = failed(error, invocation)
+        outcome = await execute_async(invocation, gate.handler, self._report)
         del self._tasks[invocation]
-        self._done(invocation, gate, outcome)
+        self._end(invocation, gate, outcome)
+
+    def _end(self, invocation: Invocation, gate: Gate, outcome: Outcome) -> None:
+        self._ends.put((invocation, gate, outcome))
+        if not self._telling and self._thread is not None:
+            self._telling = True
+            self._thread.loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """At the end of a turn, wake the gateway's loop for what ended."""
+        self._telling = False
+        self._ends.wake()
 
     def _awaits(self, invocation: Invocation, nested: Invocation | None) -> None:
         # Other tasks of the handler may await while it goes on itself, so only its own one counts.

@@ -58,7 +58,8 @@ class ThreadRuntime:
         self._tasks = TaskLoop(
             f"headgate-{project}-async",
             begin=begin,
-            done=self._done,
+            ends=ends,
+            loop=loop,
             report=self._report,
             on_wait=self._on_wait,
         )
@@ -122,9 +123,6 @@ class ThreadRuntime:
 
     def _work(self, invocation: Invocation, gate: Gate) -> Outcome:
         return begin(invocation) or execute(invocation, gate.handler, self._report)
-
-    def _done(self, invocation: Invocation, gate: Gate, outcome: Outcome) -> None:
-        self._ends.post((invocation, gate, outcome))
 
     def _report(self, invocation: Invocation, value: Any) -> None:
         data = encode(value, root="progress")
