@@ -32,7 +32,7 @@ from headgate.exchange import overdue_text
 from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
 from headgate.scope import NEARBY, Delivery, Route, Scope, entered, left
-from headgate.threads import CallbackThread, LoopThread, Mailbox
+from headgate.threads import BURST, CallbackThread, LoopThread, Mailbox
 from headgate.wire.frames import Bye, Call, Cast
 from headgate.wire.session import Event
 
@@ -283,6 +283,8 @@ class Client(Scope):
             self._flush()
         elif not mailbox.post((request, frame)):
             self._end_leftovers()
+        elif len(mailbox) >= BURST:
+            mailbox.give_way()
 
     # --- on the event loop -----------------------------------------------------------------------
 

@@ -15,6 +15,12 @@ __all__ = ["CallbackThread", "LoopThread", "Mailbox", "new_event_loop"]
 
 logger = logging.getLogger("headgate.threads")
 
+BURST = 64
+"""Things that a thread hands to a loop before it lets the loop have them."""
+
+LONGEST_WAY = 0.001
+"""Seconds that a thread waits at most until the loop has taken them."""
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -41,7 +47,7 @@ class Mailbox(Generic[Item]):
         after: Runs once after the items of one turn.
     """
 
-    __slots__ = ("_after", "_closed", "_items", "_loop", "_take", "_waking")
+    __slots__ = ("_after", "_closed", "_items", "_latches", "_loop", "_take", "_waking")
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class Mailbox(Generic[Item]):
         self._items: deque[Item] = deque()
         self._waking = False
         self._closed = False
+        self._latches: list[threading.Lock] = []
 
     def __len__(self) -> int:
         return len(self._items)
@@ -93,6 +100,19 @@ class Mailbox(Generic[Item]):
                 return False
         return True
 
+    def give_way(self) -> None:
+        """
+        Let the loop take what was posted before this thread goes on, if it can soon.
+
+        A thread that never waits keeps the interpreter for milliseconds. The loop, and with it the
+        peer, would have nothing to do meanwhile, and all to do at once after that.
+        """
+        latch = threading.Lock()
+        latch.acquire()
+        self._latches.append(latch)
+        if self.wake():
+            latch.acquire(timeout=LONGEST_WAY)
+
     def close(self) -> None:
         """Take nothing any more; `take_all` must follow. Runs on the loop, or when it is closed."""
         self._closed = True
@@ -120,6 +140,10 @@ class Mailbox(Generic[Item]):
                 logger.exception("Something that was handed to the event loop failed")
         if self._after is not None:
             self._after()
+        if self._latches:
+            latches, self._latches = self._latches, []
+            for latch in latches:
+                latch.release()
 
 
 class LoopThread:

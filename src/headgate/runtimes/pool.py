@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.fair import FairQueue
-from headgate.threads import Mailbox
+from headgate.threads import BURST, Mailbox
 
 if TYPE_CHECKING:
     from headgate.runtimes.gate import Finished, Gate
@@ -286,6 +286,8 @@ class Pool:
             worker.invocation = None
             if self._slow or not queue:
                 ends.wake()
+            elif len(ends) >= BURST:
+                ends.give_way()
 
     def _sleep(self, worker: Worker) -> bool:
         """Wait for work; False if the thread is to end."""

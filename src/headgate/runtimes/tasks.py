@@ -64,7 +64,7 @@ class TaskLoop:
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation; on the gateway's event loop."""
         self._queue[invocation] = gate
-        mailbox = self._mailbox or self._open()
+        mailbox = self._open() if self._mailbox is None else self._mailbox
         mailbox.put(invocation)
         if not self._waking:
             self._waking = True
