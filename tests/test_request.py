@@ -43,6 +43,9 @@ class Requester:
         self.before_decoding()
         return decode(data)
 
+    def future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
     def invoke(self, function: Callable[[], None]) -> None:
         self.callbacks.invoke(function)
 
