@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from conftest import Rig
 from headgate import Client
+
+if TYPE_CHECKING:
+    from conftest import Rig
 
 NOTE = """
 {settings}
