@@ -52,7 +52,16 @@ BATCH_BYTES = 60
 
 UNDECODABLE = b"!"
 
-QUIET = {"calls": 0, "serving": 0, "ends": 0, "frames_waiting": 0, "bytes_waiting": 0}
+QUIET = {
+    "calls": 0,
+    "serving": 0,
+    "ends": 0,
+    "frames_waiting": 0,
+    "bytes_waiting": 0,
+    "departing": 0,
+    "arriving": 0,
+    "bytes_arriving": 0,
+}
 
 
 class Run:

@@ -39,6 +39,7 @@ TYPES = {
     "Extensions": "map",
     "str | None": "str or nil",
     "bytes | None": "bin or nil",
+    "memoryview": "bin",
     "bool | None": "bool or nil",
 }
 

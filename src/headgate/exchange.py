@@ -13,6 +13,7 @@ from headgate.errors import (
     GatewayUnreachable,
     LocalProtocolError,
     Overloaded,
+    PayloadError,
     RequestError,
     RequestTimeout,
 )
@@ -25,10 +26,10 @@ __all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
 
 
 def send(session: Session, request: Request, frame: Call | Cast) -> None:
-    """Send a request whose handle nobody has yet; it ends at once if the credit is used up."""
+    """Send a request whose handle nobody has yet; it ends at once if the session refuses it."""
     try:
         request.sequence = session.call(request, frame)
-    except (Overloaded, LocalProtocolError) as error:
+    except (Overloaded, PayloadError, LocalProtocolError) as error:
         request.end(Failure(_refusal(error)))
     else:
         request.session = session.id
@@ -39,7 +40,7 @@ def hand_over(session: Session, request: Request, frame: Call | Cast) -> None:
     if request.hand_over(session.id, session.next_number):
         try:
             session.call(request, frame)
-        except (Overloaded, LocalProtocolError) as error:
+        except (Overloaded, PayloadError, LocalProtocolError) as error:
             # The next call gets the number: a late cancellation of this one must not stop that.
             request.session, request.sequence = "", 0
             request.end(Failure(_refusal(error)))
@@ -86,7 +87,7 @@ def lose(session: Session, text: str) -> None:
     """End every request of a session that is over."""
     calls, _ = session.close()
     for number, request in calls:
-        # A call that was never handed to the transport certainly did not start.
+        # A call of which something was not handed to the transport certainly did not start.
         started = None if session.was_handed_over(number) else False
         request.end(Failure(ConnectionLost(text, started=started)))
 
@@ -96,8 +97,8 @@ def overdue_text(request: Request) -> str:
     return f"{request.project}/{request.handler} gave no result before the request's deadline"
 
 
-def _refusal(error: Overloaded | LocalProtocolError) -> RequestError:
-    if isinstance(error, Overloaded):
+def _refusal(error: RequestError | LocalProtocolError) -> RequestError:
+    if isinstance(error, RequestError):
         return error
     return GatewayUnreachable("Not sent: the connection is being closed", started=False)
 

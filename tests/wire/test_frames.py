@@ -39,6 +39,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     "int": NUMBER,
     "str": TEXT,
     "bytes": st.binary(max_size=50),
+    "memoryview": st.binary(max_size=50).map(memoryview),
     "float": st.floats(allow_nan=False),
     "bool | None": st.none() | st.booleans(),
     "str | None": st.none() | TEXT,
@@ -100,7 +101,7 @@ def test_every_frame_is_exported() -> None:
 
 def test_unknown_extensions_are_ignored() -> None:
     """A key of a later release in the extensions changes nothing."""
-    data = pack([1.0, [[16, {"later": [1, {"x": None}]}], [6, 5, b"value", {"zip": True}]]])
+    data = pack([1.0, [[16, {"later": [1, {"x": None}]}], [6, 5, b"value", 0, {"zip": True}]]])
     ping, result = decode_batch(data).frames
     assert isinstance(ping, Ping)
     assert isinstance(result, Result)

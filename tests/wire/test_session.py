@@ -11,6 +11,7 @@ import pytest
 from headgate.errors import LocalProtocolError, Overloaded, RemoteProtocolError
 from headgate.invocation import Fate
 from headgate.wire import session as session_module
+from headgate.wire.chunks import CHUNK_BYTES
 from headgate.wire.frames import (
     MAX_FRAMES,
     Batch,
@@ -18,6 +19,7 @@ from headgate.wire.frames import (
     Call,
     Cancel,
     Cast,
+    Chunk,
     FateFrame,
     Fault,
     Frame,
@@ -47,7 +49,16 @@ from headgate.wire.session import (
 SKEW = 1000.0
 """The gateway's clock is ahead of the client's by this."""
 
-NOTHING = {"calls": 0, "serving": 0, "ends": 0, "frames_waiting": 0, "bytes_waiting": 0}
+NOTHING = {
+    "calls": 0,
+    "serving": 0,
+    "ends": 0,
+    "frames_waiting": 0,
+    "bytes_waiting": 0,
+    "departing": 0,
+    "arriving": 0,
+    "bytes_arriving": 0,
+}
 
 
 class Pair:
@@ -369,7 +380,9 @@ def test_progress_goes_on_after_a_split_message() -> None:
     frames = sent(pair.gateway)
     assert frames[0] == Progress(1, b"1")
     pair.gateway.progress(first.number, b"2")
-    assert sent(pair.gateway) == [Progress(1, b"2")]
+    assert sent(pair.gateway)[0] == Progress(1, b"2")
+    while pair.gateway.has_data:
+        assert not any(isinstance(frame, Progress) for frame in sent(pair.gateway))
     assert pair.gateway.stats()["bytes_waiting"] == 0
 
 
@@ -476,12 +489,13 @@ def test_a_cancel_does_not_overtake_its_call() -> None:
     pair = Pair()
     request = None
     for _ in range(4):
-        request = pair.call(payload=bytes(BATCH_BYTES))
+        request = pair.call(payload=bytes(CHUNK_BYTES))
+    pair.client.call(SimpleNamespace(deadline=1.0), Call(0, "A", "b", bytes(BATCH_BYTES), 0))
     pair.client.cancel(request.number, pair.now)
     order = []
     while frames := sent(pair.client):
         order += frames
-    assert [type(frame) for frame in order] == [Call] * 4 + [Cancel]
+    assert [type(frame) for frame in order] == [Call] * 5 + [Cancel] + [Chunk] * 3
 
 
 def test_a_cancel_of_an_unknown_call() -> None:
@@ -857,28 +871,29 @@ def test_answers_of_a_backlog_leave_before_calls() -> None:
     requests = [pair.served() for _ in range(3)]
     gateway = pair.gateway
     gateway.call(SimpleNamespace(deadline=pair.now + SKEW + 5), Call(0, "A", "b", b"", 0))
+    details = {str(n): "x" * MAX_TEXT for n in range(3)}
     for request in requests:
-        gateway.result(request.number, bytes(BATCH_BYTES))
+        gateway.fault(request.number, "error", "x" * MAX_TEXT, started=True, details=details)
     kinds: list[type] = []
     while frames := sent(gateway):
         assert len(frames) < 3
         kinds += [type(frame) for frame in frames]
-    assert kinds == [Result, Result, Result, Call]
+    assert kinds == [Fault, Fault, Fault, Call]
 
 
 def test_nothing_is_handed_over_before_it_is_asked_for() -> None:
     """`was_handed_over` is true of a call from the message on that holds it."""
     pair = Pair()
-    calls = [pair.call(payload=bytes(BATCH_BYTES)) for _ in range(3)]
+    calls = [pair.call(payload=bytes(CHUNK_BYTES)) for _ in range(9)]
 
     def handed_over() -> list[bool]:
         return [pair.client.was_handed_over(call.number) for call in calls]
 
-    assert handed_over() == [False, False, False]
+    assert handed_over() == [False] * 9
     pair.client.data_to_send(pair.now)
-    assert handed_over() == [True, False, False]
+    assert handed_over() == [True] * 4 + [False] * 5
     pair.client.close()
-    assert handed_over() == [True, False, False]
+    assert handed_over() == [True] * 4 + [False] * 5
 
 
 # --- the end --------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from headgate.channel.address import DEFAULT_PORT, Address
-from headgate.channel.protocol import MAX_MESSAGE, Channel, Closed, Events
+from headgate.channel.protocol import Channel, Closed, Events
 from headgate.errors import GatewayUnreachable, HeadgateError, RemoteProtocolError
 from headgate.wire.frames import Welcome
 from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
-from headgate.wire.session import Session
+from headgate.wire.session import MAX_MESSAGE, Session
 
 __all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, cast
 
@@ -17,15 +19,22 @@ from headgate.errors import RemoteProtocolError
 from headgate.wire.handshake import MAX_GREETING
 from headgate.wire.session import Event, Session, State
 
-__all__ = ["MAX_MESSAGE", "Channel", "Closed", "Events"]
+__all__ = ["Channel", "Closed", "Events"]
 
 logger = logging.getLogger("headgate.channel")
 
-MAX_MESSAGE = 80 * 1024 * 1024
-"""Bytes that one WebSocket message has at most: the largest payload, and room around it."""
-
 HIGH_WATER = 512 * 1024
 """Bytes in the transport's buffer above which nothing more is encoded."""
+
+UNSENT_BYTES = 128 * 1024
+"""
+Bytes that wait in the system's own buffer, before they are sent, at most (where it can be told).
+
+Nothing overtakes there, so on a slow line a small call would wait behind megabytes of a large one.
+"""
+
+TURN_MESSAGES = 4
+"""Messages that leave in one turn of the event loop; then others have theirs."""
 
 BATCH_FRAMES = 64
 """Frames of one turn after which a message is sent without waiting for the turn's end."""
@@ -68,6 +77,7 @@ class Channel(asyncio.Protocol, ABC):
         self._owes_pong = False
         self._reading = True
         self._written = 0
+        self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -79,11 +89,16 @@ class Channel(asyncio.Protocol, ABC):
         # uvloop's transports are transports without being subclasses of asyncio's.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
+        _limit_unsent(self.transport)
 
     def data_received(self, data: bytes) -> None:
         core = self._core
         core.receive_data(data)
-        for event in core.events_received():
+        events = core.events_received()
+        if not events and self.session is not None:
+            # A part of a message is a sign of life, too: on a slow line it takes its time.
+            self.session.excuse_silence(monotonic())
+        for event in events:
             if type(event) is Frame:
                 self._frame_received(event)
             else:
@@ -162,7 +177,7 @@ class Channel(asyncio.Protocol, ABC):
         self._reason = self._reason or reason
         if self.session is not None:
             self.session.bye(reason)
-            self._flush()
+            self._flush(everything=True)
         if self._core.state is WebSocketState.OPEN:
             self._core.send_close(1000, reason[:100])
             self._write()
@@ -250,16 +265,21 @@ class Channel(asyncio.Protocol, ABC):
         self._flushing = False
         self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, everything: bool = False) -> None:
         self._unflushed = 0
         session, transport = self.session, self.transport
         if session is None or transport is None or self._core.state is not WebSocketState.OPEN:
             return
         now = monotonic()
         try:
+            messages = 0
             while not self._paused and (message := session.data_to_send(now)):
                 self._core.send_binary(message)
                 self._write()
+                messages += 1
+                if messages == TURN_MESSAGES and not everything:
+                    self.flush_soon()
+                    break
         except Exception:
             # What was taken from the session is lost: nobody may wait for it.
             logger.exception("A message could not be sent")
@@ -296,7 +316,7 @@ class Channel(asyncio.Protocol, ABC):
         if session is None or self.transport is None:
             return
         now = monotonic()
-        if not self._reading:
+        if not self._reading or self._is_taking():
             session.excuse_silence(now)
         events = session.tick(now)
         if events:
@@ -308,15 +328,34 @@ class Channel(asyncio.Protocol, ABC):
             self.flush_soon()
         self._arm_timer()
 
+    def _is_taking(self) -> bool:
+        """Whether the peer took some of what waited for it, since the last look."""
+        if self.transport is None or not self._paused:
+            return False
+        before, self._taken = self._taken, self._count_taken(self.transport)
+        return self._taken != before
+
+    def _count_taken(self, transport: asyncio.Transport) -> int:
+        return self._written - transport.get_write_buffer_size()
+
     def _watch_stall(self, taken: int) -> None:
         """Close the connection if the peer has taken no byte since the last look."""
         if self.transport is None:
             return
-        now_taken = self._written - self.transport.get_write_buffer_size()
+        now_taken = self._count_taken(self.transport)
         if now_taken == taken:
             self.abort(f"the peer took nothing for {STALLED_AFTER:.0f} seconds")
             return
         self._stall_timer = self.loop.call_later(STALLED_AFTER, self._watch_stall, now_taken)
+
+
+def _limit_unsent(transport: asyncio.Transport) -> None:
+    """Keep the system's buffer of a connection small, where there is a way to do so."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    peer = transport.get_extra_info("socket")
+    if option is not None and peer is not None:
+        with suppress(OSError):
+            peer.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
 
 
 def _ignore_events(channel: Channel, events: list[Event]) -> None:

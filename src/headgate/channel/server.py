@@ -13,11 +13,11 @@ from websockets.http11 import Request as HttpRequest
 from websockets.server import ServerProtocol
 
 from headgate.channel.local import is_loopback
-from headgate.channel.protocol import MAX_MESSAGE, Channel
+from headgate.channel.protocol import Channel
 from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
 from headgate.wire.frames import Hello
 from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, address_of, refuse
-from headgate.wire.session import Session
+from headgate.wire.session import MAX_MESSAGE, Session
 
 __all__ = ["Door", "ServerChannel", "listen"]
 

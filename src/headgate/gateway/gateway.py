@@ -22,7 +22,7 @@ from headgate.channel.local import (
     publish_port,
     read_or_make_token,
 )
-from headgate.channel.protocol import MAX_MESSAGE, Channel
+from headgate.channel.protocol import Channel
 from headgate.channel.server import ServerChannel, listen
 from headgate.errors import (
     ConfigurationError,
@@ -46,9 +46,10 @@ from headgate.security.identity import gateway_itself, owner
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
+from headgate.wire.chunks import Allowance
 from headgate.wire.frames import Hello
 from headgate.wire.handshake import welcome
-from headgate.wire.session import Credit, Session
+from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -114,6 +115,7 @@ class Gateway:
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
         self._sessions = Sessions()
+        self._arriving = Allowance()
         self._projects: Projects | None = None
         self._hosted: dict[str, Hosted] = {}
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
@@ -267,7 +269,7 @@ class Gateway:
 
     async def _let_finish(self, grace: float) -> None:
         end = monotonic() + grace
-        while len(self._requests) and monotonic() < end:
+        while (len(self._requests) or self._sessions.are_sending()) and monotonic() < end:
             await asyncio.sleep(0.01)
         for invocation in self._requests.on_this_node():
             error = ConnectionLost(f"The gateway {self.name!r} stopped")
@@ -362,6 +364,7 @@ class Gateway:
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
             "sessions": len(self._sessions),
+            "bytes_arriving": self._arriving.taken,
         }
         for session in self._sessions.on_this_node():
             for name, size in session.stats().items():
@@ -441,6 +444,7 @@ class Gateway:
             user=caller.user,
             credit=Credit(),
             max_message=MAX_MESSAGE,
+            allowance=self._arriving,
         )
         session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))

@@ -110,6 +110,11 @@ class ClientSession:
         """Say good-bye and close the connection."""
         self._channel.close(reason)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether answers wait to be sent."""
+        return self._session.has_data
+
     def stats(self) -> dict[str, int]:
         """Return the sizes of the session's tables."""
         return self._session.stats()
@@ -164,6 +169,10 @@ class Sessions:
     def on_this_node(self) -> list[ClientSession]:
         """Return the sessions of this node."""
         return list(self._by_id.values())
+
+    def are_sending(self) -> bool:
+        """Whether answers wait to be sent to a client of this node."""
+        return any(session.is_sending for session in self._by_id.values())
 
     def add(self, session: ClientSession) -> None:
         """Note a new session."""

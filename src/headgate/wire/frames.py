@@ -23,6 +23,7 @@ __all__ = [
     "Cancel",
     "Cast",
     "Challenge",
+    "Chunk",
     "FateFrame",
     "Fault",
     "Frame",
@@ -70,6 +71,8 @@ class Call(msgspec.Struct, tag=1, array_like=True, gc=False):
     ancestors: tuple[str, ...] = ()
     """Ids of the requests whose handlers led to this one, the outermost first."""
     trace: bytes | None = None
+    size: int = 0
+    """Bytes of the whole payload if `Chunk` frames bring the rest; 0 if there is no rest."""
     extensions: Extensions = {}
 
 
@@ -85,6 +88,7 @@ class Cast(msgspec.Struct, tag=2, array_like=True, gc=False):
     """Which kinds of receivers: letters of ``CGS``."""
     filters: dict[str, str] = {}
     ancestors: tuple[str, ...] = ()
+    size: int = 0
     extensions: Extensions = {}
 
 
@@ -107,6 +111,7 @@ class Progress(msgspec.Struct, tag=5, array_like=True, gc=False):
 
     id: int
     payload: bytes
+    size: int = 0
     extensions: Extensions = {}
 
 
@@ -115,6 +120,7 @@ class Result(msgspec.Struct, tag=6, array_like=True, gc=False):
 
     id: int
     payload: bytes
+    size: int = 0
     extensions: Extensions = {}
 
 
@@ -134,6 +140,16 @@ class FateFrame(msgspec.Struct, tag=8, array_like=True, gc=False):
 
     id: int
     fate: str
+    extensions: Extensions = {}
+
+
+class Chunk(msgspec.Struct, tag=9, array_like=True, gc=False):
+    """The next part of a payload whose first part and size came before."""
+
+    of: int
+    """Tag of the frame that it continues: `Call`, `Cast`, `Progress` or `Result`."""
+    id: int
+    data: memoryview
     extensions: Extensions = {}
 
 
@@ -210,7 +226,20 @@ class Refuse(msgspec.Struct, tag=36, array_like=True):
     extensions: Extensions = {}
 
 
-Frame = Call | Cast | Cancel | Started | Progress | Result | Fault | FateFrame | Ping | Pong | Bye
+Frame = (
+    Call
+    | Cast
+    | Cancel
+    | Started
+    | Progress
+    | Result
+    | Fault
+    | FateFrame
+    | Chunk
+    | Ping
+    | Pong
+    | Bye
+)
 Greeting = Hello | Challenge | Proof | Welcome | Refuse
 
 

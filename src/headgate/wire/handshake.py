@@ -22,6 +22,7 @@ from headgate.errors import (
     RemoteProtocolError,
     RequestError,
 )
+from headgate.wire.chunks import Allowance
 from headgate.wire.frames import (
     Challenge,
     Hello,
@@ -225,9 +226,28 @@ class GatewayHandshake:
 
 
 def welcome(
-    now: float, *, session: str, gateway: str, user: str, credit: Credit, max_message: int
+    now: float,
+    *,
+    session: str,
+    gateway: str,
+    user: str,
+    credit: Credit,
+    max_message: int,
+    allowance: Allowance | None = None,
 ) -> tuple[bytes, Session]:
-    """Return the message that opens the session, and the session as the gateway sees it."""
+    """
+    Return the message that opens the session, and the session as the gateway sees it.
+
+    Args:
+        now: The time, in seconds on a monotonic clock.
+        session: The session's id.
+        gateway: The gateway's name.
+        user: Who the client is.
+        credit: What the client may have under way.
+        max_message: Bytes that a message has at most.
+        allowance: What this gateway's sessions may hold together of payloads that have arrived
+            in part.
+    """
     frame = Welcome(
         version=VERSION,
         features=FEATURES,
@@ -238,7 +258,8 @@ def welcome(
         unsent=credit.unsent,
         max_message=max_message,
     )
-    return encode(frame), Session(now=now, id=session, serves=credit, connecting=False)
+    opened = Session(now=now, id=session, serves=credit, connecting=False, allowance=allowance)
+    return encode(frame), opened
 
 
 def refuse(error: RequestError) -> bytes:

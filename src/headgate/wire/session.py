@@ -16,10 +16,15 @@ Rule 3: The numbers of one side's calls go up by at least one. A number is never
 
 Rule 4: Nothing in here grows without bound: open calls are limited by the credit, waiting bytes by
 `unsent`, waiting answers by `MAX_ANSWERS` and one more message of `MAX_FRAMES`, remembered ends by
-`REMEMBERED_ENDS` and `FATE_SECONDS`.
+`REMEMBERED_ENDS` and `FATE_SECONDS`, payloads that arrive in parts by `Credit.payload`,
+`MAX_PARTIAL` and the `Allowance`.
 
 Rule 5: Nothing is encoded before the transport has room for it. Control frames leave before
-answers, answers before calls.
+answers, answers before calls, and all of them before the parts of large payloads.
+
+Rule 6: Whoever owns the session sees a call or an answer when its payload has arrived as a whole.
+A call of which something is missing has certainly not begun. Who gives up a call while a payload
+of it is under way, in whatever direction, says `Cancel`, so that the rest is not sent.
 
 Deadlines travel on the sender's clock, with the sender's time beside them in each message; the
 receiver subtracts the transit (see `TransitClock`), so time in buffers counts.
@@ -40,9 +45,22 @@ from headgate.errors import (
     HandlerNotFound,
     LocalProtocolError,
     Overloaded,
+    PayloadError,
     RemoteProtocolError,
+    RequestError,
 )
 from headgate.invocation import Fate
+from headgate.wire.chunks import (
+    CALLS,
+    CHUNK_BYTES,
+    MAX_PAYLOAD,
+    PROGRESS,
+    RESULT,
+    Allowance,
+    Arrivals,
+    Carrier,
+    Departures,
+)
 from headgate.wire.clock import TransitClock
 from headgate.wire.frames import (
     MAX_FRAMES,
@@ -51,6 +69,7 @@ from headgate.wire.frames import (
     Call,
     Cancel,
     Cast,
+    Chunk,
     FateFrame,
     Fault,
     Frame,
@@ -63,7 +82,7 @@ from headgate.wire.frames import (
     encode,
 )
 
-__all__ = ["Credit", "Event", "Outstanding", "Session", "State"]
+__all__ = ["MAX_MESSAGE", "Credit", "Event", "Outstanding", "Session", "State"]
 
 PING_AFTER = 2.0
 """Seconds of silence after which the connecting side asks for a sign of life."""
@@ -92,6 +111,24 @@ MAX_ANSWERS = 4 * 4096
 BATCH_BYTES = 256 * 1024
 """Payload and error bytes after which a message is closed and the next one begun."""
 
+FRAME_BYTES = 64
+"""Bytes of a frame that stand around its payload and its names, at most."""
+
+FEW_FRAMES = 512
+"""Frames that are sent as they are; of more it is counted what their names take too."""
+
+MAX_DETAILS = 15
+"""Details that an error has at most; what it has beyond is left out."""
+
+MAX_MESSAGE = 4 * 1024 * 1024
+"""
+Bytes that a message has at most.
+
+At worst it holds `BATCH_BYTES` less one, one error more with `MAX_DETAILS` texts and its own, of
+`MAX_TEXT` each, and what stands around `FEW_FRAMES` payloads: four names of `MAX_NAME` letters of
+four bytes each, and a chain of ids. Together that is 3.8 MiB.
+"""
+
 MAX_NAME = 255
 """Characters that the name of a project or a handler has at most."""
 
@@ -115,6 +152,9 @@ class Credit(msgspec.Struct, frozen=True):
 
     unsent: int = 64 * 1024 * 1024
     """Payload bytes that wait to be sent."""
+
+    payload: int = MAX_PAYLOAD
+    """Bytes of one payload, and of all together that have arrived in part."""
 
 
 FULL_CREDIT = Credit()
@@ -145,7 +185,42 @@ class Session:
         credit: What this side may have under way at the peer.
         serves: What the peer may have under way here.
         connecting: Whether this side opened the connection; then it is the one that pings first.
+        allowance: What it may hold, together with other sessions, of payloads that have arrived
+            in part. Default: an allowance of its own.
     """
+
+    __slots__ = (
+        "_answers",
+        "_arrivals",
+        "_arriving",
+        "_calls_out",
+        "_clock",
+        "_control",
+        "_credit",
+        "_deadlines",
+        "_departing",
+        "_departures",
+        "_ended",
+        "_ends",
+        "_heard",
+        "_last_arrival",
+        "_last_call",
+        "_last_handed",
+        "_last_served",
+        "_later_reports",
+        "_ping_after",
+        "_pinged",
+        "_receivers",
+        "_reports",
+        "_serves",
+        "_unfinished",
+        "_unsent",
+        "_withdrawn",
+        "calls",
+        "id",
+        "serving",
+        "state",
+    )
 
     def __init__(
         self,
@@ -155,6 +230,7 @@ class Session:
         credit: Credit = FULL_CREDIT,
         serves: Credit = FULL_CREDIT,
         connecting: bool = True,
+        allowance: Allowance | None = None,
     ) -> None:
         self.id = id
         self.state = State.OPEN
@@ -181,9 +257,18 @@ class Session:
         self._last_arrival: tuple[float, float] = (0.0, 0.0)
         self._withdrawn: set[int] = set()
         self._reports: dict[int, Progress] = {}
+        self._departures = Departures(credit.payload)
+        self._departing = self._departures.table
+        self._later_reports: dict[int, bytes] = {}
+        """Progress values that wait until an earlier, large one has left."""
+        self._unfinished: set[int] = set()
+        """Calls whose payload had not left as a whole when the session ended."""
+        self._arrivals = Arrivals(serves.payload, allowance)
+        self._arriving = self._arrivals.table
         self._receivers = {
-            Result: self._answered,
-            Fault: self._answered,
+            Result: self._resulted,
+            Fault: self._faulted,
+            Chunk: self._continued,
             Call: self._called,
             Cast: self._called,
             Started: self._started,
@@ -215,14 +300,18 @@ class Session:
 
         Raises:
             Overloaded: The credit is used up; the call was not queued.
+            PayloadError: The peer takes no payload of this size.
             LocalProtocolError: The session is not open.
         """
         if self.state is not State.OPEN:
             raise LocalProtocolError("The session is closed: nothing can be called")
         calls, credit = self.calls, self._credit
-        unsent = self._unsent + len(call.payload)
+        size = len(call.payload)
+        unsent = self._unsent + size
         if len(calls) >= credit.in_flight or unsent > credit.unsent:
             self._require_credit(unsent)
+        if size > CHUNK_BYTES:
+            self._departures.split(call, self._last_call + 1)
         self._last_call = call.id = number = self._last_call + 1
         deadline = outstanding.deadline
         call.deadline = deadline * 1000
@@ -253,21 +342,64 @@ class Session:
         """Give a call of this side up, and ask the peer to stop it."""
         outstanding = self.calls.pop(number, None)
         if outstanding is not None:
+            if self._departing or self._arriving:
+                self._drop_parts(number)
             self._remember(number, outstanding, now)
             # Among the calls, so that it does not overtake the one that it cancels.
             self._calls_out.append(Cancel(number))
 
     def was_handed_over(self, number: int) -> bool:
-        """Whether the call was given to the transport, so that the peer may have seen it."""
-        return number <= self._last_handed
+        """Whether all of a call was given to the transport, so that its handler may have begun."""
+        return (
+            number <= self._last_handed
+            and number not in self._unfinished
+            and not self._is_departing(number)
+        )
+
+    def _is_departing(self, number: int) -> bool:
+        return any((tag, number) in self._departing for tag in CALLS)
+
+    def _drop_parts(self, number: int) -> tuple[bool, bool]:
+        """
+        Let go what is under way of a call of this side that is over.
+
+        Returns:
+            Whether some of the call was still to be sent, and some of its result to arrive.
+        """
+        was_incomplete = self._is_departing(number)
+        for tag in CALLS:
+            self._unsent -= self._departures.stop((tag, number)) or 0
+        self._arrivals.forget((PROGRESS, number))
+        return was_incomplete, self._arrivals.forget((RESULT, number)) is not None
 
     # --- answers to the peer's calls --------------------------------------------------------------
 
     def result(self, number: int, payload: bytes) -> None:
         """Answer a call of the peer, if it still waits for the answer."""
         if self.serving.pop(number, None) is not None:
-            self._unsent += len(payload)
+            size = len(payload)
+            if size > CHUNK_BYTES or self._departing:
+                self._large_result(number, payload)
+                return
+            self._unsent += size
             self._answers.append(Result(number, payload))
+
+    def _large_result(self, number: int, payload: bytes) -> None:
+        self._drop_reports(number)
+        result = Result(number, payload)
+        if len(payload) > CHUNK_BYTES:
+            try:
+                self._departures.split(result, number)
+            except PayloadError as error:
+                self._refuse(Fault(number, error.code, error.message, True))
+                return
+        self._unsent += len(payload)
+        self._answers.append(result)
+
+    def _drop_reports(self, number: int) -> None:
+        """Send no more of a progress value: the call's answer comes behind it."""
+        self._unsent -= self._departures.stop((PROGRESS, number)) or 0
+        self._unsent -= len(self._later_reports.pop(number, b""))
 
     def fault(
         self,
@@ -280,8 +412,11 @@ class Session:
     ) -> None:
         """Answer a call of the peer with an error, if it still waits for the answer."""
         if self.serving.pop(number, None) is not None:
-            sent = {name: _sendable(value) for name, value in details.items()}
-            self._refuse(Fault(number, code, _text(message), started, sent))
+            if self._departing:
+                self._drop_reports(number)
+            chosen = islice(details.items(), MAX_DETAILS)
+            sent = {name[:MAX_NAME]: _sendable(value) for name, value in chosen}
+            self._refuse(Fault(number, code[:MAX_NAME], _text(message), started, sent))
 
     def _refuse(self, fault: Fault) -> None:
         self._unsent += _size(fault)
@@ -307,16 +442,27 @@ class Session:
         if number not in self.serving or self.state is not State.OPEN:
             return
         waiting = self._reports.get(number)
-        more = len(payload) - (0 if waiting is None else len(waiting.payload))
-        if self._unsent + more > self._credit.unsent:
+        is_busy = (PROGRESS, number) in self._departing
+        replaced: bytes = b""
+        if is_busy:
+            replaced = self._later_reports.get(number, b"")
+        elif waiting is not None:
+            replaced = waiting.payload
+        unsent = self._unsent + len(payload) - len(replaced)
+        if unsent > self._credit.unsent or len(payload) > self._credit.payload:
             return
-        self._unsent += more
+        self._unsent = unsent
+        if is_busy:
+            self._later_reports[number] = payload
+            return
+        # A later value takes the place of one that waits, so a fast handler fills nothing.
+        report = waiting or Progress(number, payload)
+        report.payload = payload
+        if len(payload) > CHUNK_BYTES:
+            self._departures.split(report, number)
         if waiting is None:
-            self._reports[number] = waiting = Progress(number, payload)
-            self._answers.append(waiting)
-        else:
-            # A later value takes the place of one that waits, so a fast handler fills nothing.
-            waiting.payload = payload
+            self._reports[number] = report
+            self._answers.append(report)
 
     def fate(self, number: int, fate: str) -> None:
         """Tell the peer what became of a call that it cancelled or that was overdue."""
@@ -351,10 +497,16 @@ class Session:
         # A deadline on the sender's clock becomes one on this side's by adding this.
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
-        calls, receivers = self.calls, self._receivers
+        calls, receivers, arriving = self.calls, self._receivers, self._arriving
         try:
             for frame in batch.frames:
-                if type(frame) is Result and frame.id in calls and now <= calls[frame.id].deadline:
+                if (
+                    type(frame) is Result
+                    and frame.id in calls
+                    and now <= calls[frame.id].deadline
+                    and not frame.size
+                    and not arriving
+                ):
                     # The common case of `_answered`, without the calls.
                     events.append((frame, calls.pop(frame.id), 0.0))
                 else:
@@ -397,8 +549,97 @@ class Session:
             text = f"The name of a project or a handler has at most {MAX_NAME} characters"
             self._refuse(Fault(number, HandlerNotFound.code, text, False))
             return
+        deadline = call.deadline / 1000 + self._last_arrival[1]
+        if call.size and not self._is_whole(call, events, deadline):
+            return
         serving[number] = call
-        events.append((call, None, call.deadline / 1000 + self._last_arrival[1]))
+        events.append((call, None, deadline))
+
+    def _resulted(self, frame: Any, events: list[Event], now: float) -> None:
+        number, size = frame.id, frame.size
+        outstanding = self.calls.get(number)
+        if self._arriving:
+            self._arrivals.forget((PROGRESS, number))
+            if not size:
+                self._arrivals.forget((RESULT, number))
+        if size and outstanding is not None and now <= outstanding.deadline:
+            if not self._is_whole(frame, events, math.inf):
+                if number in self.calls:
+                    events.append((Started([number]), outstanding, 0.0))
+                return
+        elif size and (outstanding is not None or number in self._ends):
+            # It is late: the rest need not come.
+            self._calls_out.append(Cancel(number))
+        self._answered(frame, events, now)
+
+    def _faulted(self, frame: Any, events: list[Event], now: float) -> None:
+        if self._departing or self._arriving:
+            self._drop_parts(frame.id)
+        self._answered(frame, events, now)
+
+    def _continued(self, chunk: Any, events: list[Event], now: float) -> None:
+        key = (chunk.of, chunk.id)
+        arrival = self._arriving.get(key)
+        if arrival is None:
+            self._require_announced(chunk)
+            return
+        carrier = arrival.carrier
+        try:
+            if not self._arrivals.add(key, arrival, chunk.data):
+                return
+        except Overloaded as error:
+            self._turn_away(carrier, error, events)
+            return
+        if not isinstance(carrier, Call | Cast):
+            self._receivers[type(carrier)](carrier, events, now)
+        elif self.state is State.OPEN:
+            self.serving[carrier.id] = carrier
+            events.append((carrier, None, arrival.deadline))
+
+    def _require_announced(self, chunk: Chunk) -> None:
+        """Let a part pass whose call is over; any other one breaks the rules."""
+        number = chunk.id
+        if chunk.of in CALLS:
+            is_over = number <= self._last_served and number not in self.serving
+        else:
+            is_over = number <= self._last_call and number not in self.calls
+            is_over = is_over and chunk.of in (PROGRESS, RESULT)
+        if not is_over:
+            raise RemoteProtocolError(
+                f"The peer sent a part of a payload that it did not announce: frame {chunk.of} "
+                f"of number {number}"
+            )
+
+    def _is_whole(self, carrier: Carrier, events: list[Event], deadline: float) -> bool:
+        """Take the frame that announces a payload; whether the payload is in it as a whole."""
+        try:
+            if len(self._arriving) >= self._serves.in_flight:
+                raise Overloaded("Too many payloads are announced to this side", started=False)
+            return self._arrivals.begin(carrier, deadline)
+        except (PayloadError, Overloaded) as error:
+            self._turn_away(carrier, error, events)
+            return False
+
+    def _turn_away(self, carrier: Carrier, error: RequestError, events: list[Event]) -> None:
+        """End the call of a payload that is not taken; the rest of it is dropped when it comes."""
+        number = carrier.id
+        if isinstance(carrier, Progress):
+            self._arrivals.ignore(carrier)
+        elif isinstance(carrier, Result):
+            self._arrivals.forget((RESULT, number))
+            self._calls_out.append(Cancel(number))
+            outstanding = self.calls.pop(number)
+            events.append((FateFrame(number, Fate.FINISHED), outstanding, 0.0))
+            fault = Fault(number, error.code, error.message, True)
+            events.append((fault, outstanding, 0.0))
+        else:
+            self._forget_call(number)
+            self._refuse(Fault(number, error.code, error.message, False))
+
+    def _forget_call(self, number: int) -> bool:
+        """Drop what has arrived of a call of the peer; whether there was something."""
+        found = [self._arrivals.forget((tag, number)) for tag in CALLS]
+        return any(found)
 
     def _answered(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self.calls.pop(frame.id, None)
@@ -428,11 +669,26 @@ class Session:
 
     def _progressed(self, frame: Any, events: list[Event], now: float) -> None:
         outstanding = self.calls.get(frame.id)
-        if outstanding is not None:
+        if outstanding is None:
+            return
+        if frame.size and not self._is_whole(frame, events, math.inf):
+            events.append((Started([frame.id]), outstanding, 0.0))
+        else:
             events.append((frame, outstanding, 0.0))
 
     def _cancelled(self, frame: Any, events: list[Event], now: float) -> None:
-        subject = self.serving.pop(frame.id, None)
+        number = frame.id
+        if self._arriving and self._forget_call(number):
+            self.fate(number, Fate.NOT_STARTED)
+            return
+        if self._departing:
+            self._drop_reports(number)
+            left = self._departures.stop((RESULT, number))
+            if left is not None:
+                self._unsent -= left
+                self.fate(number, Fate.FINISHED)
+                return
+        subject = self.serving.pop(number, None)
         if subject is None:
             # What was answered is on its way already, and with it what is known of the handler.
             if frame.id > self._last_served:
@@ -471,7 +727,7 @@ class Session:
     def wakeup(self) -> float:
         """When `tick` must be called next."""
         silence = DEAD_AFTER if self._pinged else self._ping_after
-        return min(self._deadlines.next, self._heard + silence)
+        return min(self._deadlines.next, self._arrivals.deadlines.next, self._heard + silence)
 
     @property
     def is_dead(self) -> bool:
@@ -487,9 +743,10 @@ class Session:
         """
         events: list[Event] = []
         for number in self._deadlines.overdue(self.calls, now):
-            outstanding = self.calls.pop(number)
-            self._remember(number, outstanding, now)
-            events.append((overdue_fault(number, started=None), outstanding, 0.0))
+            self._time_out(number, events, now)
+        for key in self._arrivals.overdue(now):
+            self._arrivals.forget(key)
+            self._refuse(overdue_fault(key[1], started=False))
         self._forget(now)
         if self.state is not State.CLOSED:
             silence = now - self._heard
@@ -500,6 +757,21 @@ class Session:
             elif silence >= DEAD_AFTER:
                 self.state = State.CLOSED
         return events
+
+    def _time_out(self, number: int, events: list[Event], now: float) -> None:
+        outstanding = self.calls.pop(number)
+        is_incomplete, has_result = self._drop_parts(number)
+        if is_incomplete or has_result:
+            self._calls_out.append(Cancel(number))
+        started: bool | None = None
+        if is_incomplete:
+            started = False
+        elif has_result:
+            started = True
+            events.append((FateFrame(number, Fate.FINISHED), outstanding, 0.0))
+        if not has_result:
+            self._remember(number, outstanding, now)
+        events.append((overdue_fault(number, started=started), outstanding, 0.0))
 
     def _remember(self, number: int, outstanding: Any, now: float) -> None:
         self._forget(now)
@@ -518,7 +790,7 @@ class Session:
     @property
     def has_data(self) -> bool:
         """Whether there is anything to send."""
-        return bool(self._answers or self._calls_out or self._control)
+        return bool(self._answers or self._calls_out or self._control or self._departing)
 
     @property
     def is_crowded(self) -> bool:
@@ -529,7 +801,9 @@ class Session:
         each other.
         """
         answers = len(self._answers) + len(self._control)
-        full = self._unsent > self._credit.unsent and bool(self._answers)
+        full = self._unsent > self._credit.unsent and (
+            bool(self._answers) or any(tag not in CALLS for tag, _ in self._departing)
+        )
         return full or answers > MAX_ANSWERS // 2
 
     def data_to_send(self, now: float) -> bytes:
@@ -545,7 +819,7 @@ class Session:
 
     def _next_frames(self) -> list[Frame]:
         waiting = len(self._control) + len(self._answers) + len(self._calls_out)
-        if self._unsent <= BATCH_BYTES and waiting <= MAX_FRAMES:
+        if self._unsent <= BATCH_BYTES and waiting <= FEW_FRAMES and not self._departing:
             frames = self._control + self._answers + self._calls_out
             self._control, self._answers, self._calls_out = [], [], []
             self._unsent = 0
@@ -563,17 +837,34 @@ class Session:
             for frame in islice(queue, MAX_FRAMES - len(frames)):
                 if room <= 0:
                     break
-                room -= _size(frame)
+                size = _size(frame)
+                self._unsent -= size
+                room -= size + _surroundings(frame)
                 taken += 1
             frames += queue[:taken]
             del queue[:taken]
-        self._unsent -= BATCH_BYTES - room
+        # Nothing is left before them, so each part comes behind the frame that announces it.
+        while room > 0 and self._departing and not (self._answers or self._calls_out):
+            chunk = self._next_chunk()
+            room -= len(chunk.data) + FRAME_BYTES
+            frames.append(chunk)
         for frame in frames:
             if type(frame) is Call or type(frame) is Cast:
                 self._last_handed = frame.id
             elif type(frame) is Progress:
                 del self._reports[frame.id]
         return frames
+
+    def _next_chunk(self) -> Chunk:
+        chunk = self._departures.next()
+        self._unsent -= len(chunk.data)
+        number = chunk.id
+        if chunk.of == PROGRESS and (PROGRESS, number) not in self._departing:
+            later = self._later_reports.pop(number, None)
+            if later is not None:
+                self._unsent -= len(later)
+                self.progress(number, later)
+        return chunk
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -593,6 +884,10 @@ class Session:
         """
         self.state = State.CLOSED
         calls, serving = list(self.calls.items()), list(self.serving.values())
+        self._unfinished = {number for tag, number in self._departing if tag in CALLS}
+        self._departures.clear()
+        self._arrivals.clear()
+        self._later_reports.clear()
         self.calls.clear()
         self.serving.clear()
         self._ends.clear()
@@ -610,6 +905,9 @@ class Session:
             "ends": len(self._ends),
             "frames_waiting": len(self._control) + len(self._answers) + len(self._calls_out),
             "bytes_waiting": self._unsent,
+            "departing": len(self._departing),
+            "arriving": len(self._arriving),
+            "bytes_arriving": self._arrivals.bytes,
         }
 
 
@@ -619,6 +917,16 @@ def _size(frame: Frame) -> int:
         texts = (text for text in frame.details.values() if isinstance(text, str))
         return len(frame.message) + sum(map(len, texts))
     return len(getattr(frame, "payload", b""))
+
+
+def _surroundings(frame: Frame) -> int:
+    """Return about how many bytes a frame has around its payload, at most."""
+    if not isinstance(frame, Call | Cast):
+        return FRAME_BYTES
+    texts = [frame.project, frame.handler, *map(str, frame.extensions.values())]
+    if isinstance(frame, Cast):
+        texts += [*frame.filters, *frame.filters.values()]
+    return FRAME_BYTES + 4 * sum(map(len, texts)) + 34 * len(frame.ancestors)
 
 
 def _text(text: str) -> str:
