@@ -42,13 +42,16 @@ from headgate.errors import (
 from headgate.invocation import Fate
 from headgate.outcome import Failure, Success
 from headgate.request import Request
+from headgate.wire import chunks as chunks_module
 from headgate.wire import session as session_module
-from headgate.wire.frames import Batch, Bye, Call, Cancel, Fault, decode_batch, encode
+from headgate.wire.chunks import Arrivals, Departures
+from headgate.wire.frames import Batch, Bye, Call, Cancel, Chunk, Fault, decode_batch, encode
 from headgate.wire.session import ANSWER_GRACE, FATE_SECONDS, Credit, Session, State
 
-CREDIT = Credit(in_flight=8, unsent=200)
+CREDIT = Credit(in_flight=8, unsent=200, payload=170)
 BATCH_BYTES = 60
-"""Small, so that messages are split here as large ones are in earnest."""
+CHUNK_BYTES = 20
+"""Small, so that messages and payloads are split here as large ones are in earnest."""
 
 UNDECODABLE = b"!"
 
@@ -88,20 +91,27 @@ class Record:
         """It was called on the event loop; else it comes there through the mailbox."""
         self.request: Request
         self.session: Session | None = None
-        self.handed = False
-        """The transport got its call."""
+        self.payload = b""
+        self.left: int | None = None
+        """Bytes of its call that the transport has not got; None before it got any."""
         self.run: Run | None = None
         self.refused = False
         """The gateway said that it has not begun and will not."""
         self.cancelled = False
         """`cancel` returned True."""
         self.answers: set[str] = set()
-        self.progress: set[str] = set()
+        self.progress: list[str] = []
+        self.shown = 0
         self.slots: dict[str, Slot | None] = {"success": None, "error": None}
         self.over = False
         self.ended_at = math.inf
         self.started: bool | None = None
         self.seen: tuple[RequestError | None, Any] | None = None
+
+    @property
+    def handed(self) -> bool:
+        """The transport got its call."""
+        return self.left == 0
 
     @property
     def began(self) -> bool:
@@ -208,9 +218,13 @@ class Machine(RuleBasedStateMachine):
         self.client = None
         self.up.clear()
         self.down.clear()
+        mine = [record for record in self.records if record.session is session]
+        lost = [record for record in mine if not record.request.done]
         exchange.lose(session, "the connection broke")
-        for record in self.records:
-            assert record.session is not session or record.request.done, "a request hangs"
+        for record in mine:
+            assert record.request.done, "a request hangs"
+        for record in lost:
+            assert record.handed or record.request.started is False, "a part counts as the whole"
         _, serving = gateway.close()
         attached = {run for run in self.runs if run.attached}
         assert all(isinstance(run, Run) for run in serving), "what serves a call is not given back"
@@ -229,10 +243,24 @@ class Machine(RuleBasedStateMachine):
         if not data:
             assert not self.client.has_data
             return
+        assert len(data) < 2000
         for frame in decode_batch(data).frames:
             if isinstance(frame, Call):
-                self.records[int(frame.payload.partition(b"|")[0])].handed = True
+                record = self.called(frame.id)
+                assert record.left is None, "a call is sent twice"
+                record.left = (frame.size or len(frame.payload)) - len(frame.payload)
+            elif isinstance(frame, Chunk):
+                record = self.called(frame.id)
+                assert record.left, "a part of a payload overtakes the others"
+                record.left -= len(frame.data)
         self.up.append(data)
+
+    def called(self, number: int) -> Record:
+        return next(
+            record
+            for record in self.records
+            if record.session is self.client and record.request.sequence == number
+        )
 
     def send_down(self) -> None:
         data = self.gateway.data_to_send(self.gateway_now)
@@ -246,7 +274,9 @@ class Machine(RuleBasedStateMachine):
     def deliver_down(self, twice: bool) -> None:
         assert self.client is not None
         data = self.down.popleft()
-        for _ in range(1 + twice):
+        # Answers that come twice count once; of payloads in parts nothing may come twice.
+        in_parts = any(getattr(f, "size", isinstance(f, Chunk)) for f in decode_batch(data).frames)
+        for _ in range(1 + (twice and not in_parts)):
             exchange.take(self.client.receive(data, self.now))
 
     def deliver_up_broken(self) -> None:
@@ -309,7 +339,10 @@ class Machine(RuleBasedStateMachine):
         for run in self.runs:
             if run.attached and run.deadline <= self.gateway_now:
                 self.time_out(run)
+        arriving = set(self.gateway._arriving)
         assert self.gateway.tick(self.gateway_now) == []
+        for _, number in arriving - set(self.gateway._arriving):
+            self.called(number).refused = True
         if self.gateway.state is State.CLOSED:
             self.lose()
 
@@ -359,8 +392,8 @@ class Machine(RuleBasedStateMachine):
             lambda value: self.check_progress(record, value),
         )
         self.records.append(record)
-        payload = b"%d|" % record.index
-        frame = Call(0, "ACME", "test", payload.ljust(size, b"."), 0)
+        record.payload = (b"%d|" % record.index).ljust(size, b".")
+        frame = Call(0, "ACME", "test", record.payload, 0)
         if direct:
             self.send(record, frame)
         else:
@@ -449,14 +482,17 @@ class Machine(RuleBasedStateMachine):
             self.look_at(record)
 
     def check_progress(self, record: Record, value: str) -> None:
-        assert value in record.progress
+        place = record.progress.index(value)
+        assert place >= record.shown, "progress overtakes what was reported before"
+        record.shown = place
 
     # --- the gateway's handlers -------------------------------------------------------------------
 
     def serve(self, events: list[Any]) -> None:
         for frame, subject, deadline in events:
             if isinstance(frame, Call):
-                record = self.records[int(frame.payload.partition(b"|")[0])]
+                record = self.called(frame.id)
+                assert frame.payload == record.payload, "a payload is not whole"
                 assert record.run is None, "a call arrived twice"
                 run = record.run = Run(record, frame.id, self.gateway, deadline)
                 self.runs.append(run)
@@ -504,29 +540,31 @@ class Machine(RuleBasedStateMachine):
         how=st.sampled_from(
             ["started", "progress", "result", "result", "undecodable", "fault", "stopped"]
         ),
+        size=st.sampled_from([0, 0, 0, 30, 100, 160]),
         way=st.sampled_from(["", "send", "send", "both"]),
     )
-    def go_on(self, data: st.DataObject, how: str, way: str) -> None:
+    def go_on(self, data: st.DataObject, how: str, size: int, way: str) -> None:
         run = data.draw(st.sampled_from(self.running()))
         if how == "started":
             run.gateway.started(run.number)
         elif how == "progress":
             self.answers += 1
-            run.record.progress.add(f"p{self.answers}")
-            run.gateway.progress(run.number, b"p%d" % self.answers)
+            value = f"p{self.answers}|".ljust(size, ".")
+            run.record.progress.append(value)
+            run.gateway.progress(run.number, value.encode())
         else:
-            self.finish(run, how)
+            self.finish(run, how, size)
         if way and self.client is not None:
             self.carry_down(way)
 
-    def finish(self, run: Run, how: str) -> None:
+    def finish(self, run: Run, how: str, size: int = 0) -> None:
         if not run.attached:
             run.ended = Fate.STOPPED if how == "stopped" else Fate.FINISHED
             run.gateway.fate(run.number, run.ended)
             return
         run.attached, run.ended = False, Fate.FINISHED
         self.answers += 1
-        answer = b"r%d" % self.answers
+        answer = (b"r%d|" % self.answers).ljust(size, b".")
         if how == "fault":
             run.gateway.fault(run.number, "handler_error", "it failed", started=True, details={})
         elif how == "undecodable":
@@ -628,7 +666,10 @@ class Machine(RuleBasedStateMachine):
         stats = self.client.stats()
         assert is_open <= stats["calls"] <= is_open + withdrawn, "an ended call is in the table"
         assert stats["calls"] <= CREDIT.in_flight
-        assert self.gateway.stats()["serving"] == sum(run.attached for run in self.runs)
+        gateway = self.gateway.stats()
+        assert gateway["serving"] == sum(run.attached for run in self.runs)
+        assert gateway["bytes_arriving"] <= CREDIT.payload
+        assert (gateway["arriving"] > 0) >= (gateway["bytes_arriving"] > 0)
 
     def teardown(self) -> None:
         """Bring everything to its end: nothing may be left anywhere."""
@@ -691,6 +732,8 @@ CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_
 def small_and_silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Split messages early, and leave out the log of the callbacks that raise."""
     monkeypatch.setattr(session_module, "BATCH_BYTES", BATCH_BYTES)
+    for module in (session_module, chunks_module):
+        monkeypatch.setattr(module, "CHUNK_BYTES", CHUNK_BYTES)
     logger = logging.getLogger("headgate.request")
     logger.disabled = True
     yield
@@ -789,6 +832,7 @@ def test_only_a_timeout_speaks_of_the_deadline(code: str, text: str) -> None:
 
 _end, _cancel_request, _on_error = Request.end, Request.cancel, Request.onError
 _close, _tick, _receive = Session.close, Session.tick, Session.receive
+_add, _stop = Arrivals.add, Departures.stop
 
 
 def _result_overwrites(self: Request, outcome: Any) -> bool:
@@ -858,6 +902,21 @@ def _cancelled_means_finished(self: Session, frame: Any, events: list[Any], now:
         events.append((frame, subject, 0.0))
 
 
+def _add_loses_the_end(self: Arrivals, key: Any, arrival: Any, part: Any) -> bool:
+    whole = _add(self, key, arrival, part)
+    if whole and len(part) > 1:
+        del arrival.data[-1]
+    return whole
+
+
+def _stop_goes_on(self: Departures, key: Any) -> int | None:
+    departure = self.table.get(key)
+    left = _stop(self, key)
+    if departure is not None and departure.rest:
+        self.table[key] = self._moving[key] = departure
+    return left
+
+
 PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
     "a late result overwrites a cancellation": (Request, "end", _result_overwrites),
     "cancel asks, but does not end the request": (Request, "cancel", _cancel_only_asks),
@@ -881,6 +940,18 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
         "_cancelled",
         _cancelled_without_a_look,
     ),
+    "the end of a payload is lost": (Arrivals, "add", _add_loses_the_end),
+    "a call of which a part was sent may have begun": (
+        Session,
+        "was_handed_over",
+        lambda self, number: number <= self._last_handed,
+    ),
+    "half of a result is kept after its request": (
+        Session,
+        "_drop_parts",
+        lambda self, number: (False, False),
+    ),
+    "the rest of a cancelled call is sent": (Departures, "stop", _stop_goes_on),
     "an answered handler counts as finished": (Session, "_cancelled", _cancelled_means_finished),
 }
 """What is wrong: where it is planted, and the buggy variant."""

@@ -19,6 +19,7 @@ import msgspec
 from headgate.invocation import Invocation, current_invocation
 from headgate.request import Callback, Request, refuse_on_event_loop
 from headgate.wire.codec import decode, encode
+from headgate.wire.session import MAX_NAME
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -41,6 +42,9 @@ MAX_TIMEOUT = 86_400.0
 
 GATEWAY_PROJECT = "@gateway"
 """The gateway's own handlers stand under this name, which no project can have."""
+
+MAX_FILTERS = 16
+"""Filters that one message has at most."""
 
 SCOPES = "CGS"
 """Kinds of receivers: clients, the gateway, web sessions."""
@@ -110,12 +114,14 @@ def text(value: Any, name: str) -> str:
 
     Raises:
         TypeError: It is no string.
-        ValueError: It cannot be encoded: it holds half of a surrogate pair.
+        ValueError: It is too long, or cannot be encoded: it holds half of a surrogate pair.
     """
     if value is None:
         return ""
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, not {value!r}")
+    if len(value) > MAX_NAME:
+        raise ValueError(f"{name} has {len(value)} characters; {MAX_NAME} are allowed")
     try:
         return value.encode().decode()
     except UnicodeEncodeError as error:
@@ -172,12 +178,12 @@ class Scope(ABC):
                 callback thread; of values that come faster than it takes them the latest counts.
 
         Raises:
-            ValueError: A name is missing, or the timeout is wrong.
+            ValueError: A name is missing or too long, or the timeout is wrong.
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
         plain = type(project) is type(handler) is str and (project + handler).isascii()
-        if not plain or not project or not handler:
+        if not plain or not project or not handler or len(project) + len(handler) > MAX_NAME:
             project, handler = required(project, "project"), required(handler, "messageHandler")
         if on_success is not None or on_error is not None or on_progress is not None:
             _require_callable(on_success, on_error, on_progress)
@@ -224,12 +230,18 @@ class Scope(ABC):
             exists), ``NO_HANDLER``, ``DENIED``, ``UNREACHABLE`` or ``OVERLOADED``.
 
         Raises:
-            ValueError: A name is missing.
+            ValueError: A name is missing or too long, or there are too many filters.
             TypeError: A name is no string.
             PayloadError: The payload cannot be sent.
         """
         project, handler = required(project, "project"), required(handler, "messageHandler")
-        chosen = {name: text(str(value), name) for name, value in (filters or {}).items() if value}
+        if filters and len(filters) > MAX_FILTERS:
+            raise ValueError(f"{len(filters)} filters are given; {MAX_FILTERS} are allowed")
+        chosen = {
+            text(name, "a filter's name"): text(str(value), name)
+            for name, value in (filters or {}).items()
+            if value
+        }
         letters = (text(scope, "scope") or ("CS" if chosen else SCOPES)).upper()
         data = encode({} if payload is None else payload)
         request = Request(self, project, handler, monotonic() + self.default_timeout)

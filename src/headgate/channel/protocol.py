@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as WebSocketCore
 from websockets.protocol import State as WebSocketState
 
+from headgate.channel.local import is_loopback
 from headgate.errors import RemoteProtocolError
 from headgate.wire.handshake import MAX_GREETING
 from headgate.wire.session import Event, Session, State
@@ -28,9 +29,16 @@ HIGH_WATER = 512 * 1024
 
 UNSENT_BYTES = 128 * 1024
 """
-Bytes that wait in the system's own buffer, before they are sent, at most (where it can be told).
+Bytes that wait in the system's own buffer before they are sent, at most (where it can be told).
 
 Nothing overtakes there, so on a slow line a small call would wait behind megabytes of a large one.
+"""
+
+UNREAD_BYTES = 128 * 1024
+"""
+Bytes that wait to be read, about, on a connection inside of one machine.
+
+There the buffer need not cover any distance, and the system would let it grow to megabytes.
 """
 
 TURN_MESSAGES = 4
@@ -89,7 +97,7 @@ class Channel(asyncio.Protocol, ABC):
         # uvloop's transports are transports without being subclasses of asyncio's.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=HIGH_WATER)
-        _limit_unsent(self.transport)
+        _limit_buffers(self.transport)
 
     def data_received(self, data: bytes) -> None:
         core = self._core
@@ -349,13 +357,17 @@ class Channel(asyncio.Protocol, ABC):
         self._stall_timer = self.loop.call_later(STALLED_AFTER, self._watch_stall, now_taken)
 
 
-def _limit_unsent(transport: asyncio.Transport) -> None:
-    """Keep the system's buffer of a connection small, where there is a way to do so."""
+def _limit_buffers(transport: asyncio.Transport) -> None:
+    """Keep the system's buffers of a connection small: what is in them cannot be overtaken."""
+    end, peer = transport.get_extra_info("socket"), transport.get_extra_info("peername")
+    if end is None or not isinstance(peer, tuple):
+        return
     option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-    peer = transport.get_extra_info("socket")
-    if option is not None and peer is not None:
-        with suppress(OSError):
-            peer.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
+    with suppress(OSError):
+        if option is not None:
+            end.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)
+        if is_loopback(peer[0]):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
 
 
 def _ignore_events(channel: Channel, events: list[Event]) -> None:

@@ -1,9 +1,9 @@
 """
 Payloads that travel in parts: what is left to send of each, and what has arrived.
 
-A payload of more than `CHUNK_BYTES` is announced by its frame, which has the whole size and the
-first part; `Chunk` frames bring the rest, between other frames. The number of a call and its
-deadline are known at once, and small calls overtake large ones.
+A payload of more than `CHUNK_BYTES` is announced by its frame, which has the whole size and, if
+no other one is on its way, the first part; `Chunk` frames bring the rest, between other frames.
+The number of a call and its deadline are known at once, and small calls overtake large ones.
 
 Of a payload that is being sent only slices are taken, of one that arrives the parts are put behind
 each other as they come: nothing large is copied in one go.
@@ -116,7 +116,7 @@ class Departures:
 
     def split(self, carrier: Carrier, number: int) -> None:
         """
-        Leave the first part of a large payload in its frame, and keep the rest to be sent.
+        Leave at most the first part of a large payload in its frame; the rest is sent later.
 
         Raises:
             PayloadError: It is larger than what the receiver takes.
@@ -131,7 +131,8 @@ class Departures:
             )
         key = (TAGS[type(carrier)], number)
         moves = self._has_room(size)
-        first = CHUNK_BYTES if moves else 0
+        # While another one is being sent, not even a first part stands before what follows.
+        first = 0 if self._moving else CHUNK_BYTES
         departure = Departure(payload[first:], size)
         carrier.size, carrier.payload = size, cast(bytes, payload[:first])
         self.table[key] = departure
