@@ -18,7 +18,7 @@ import msgspec
 from headgate.wire.codec import decode, encode
 from headgate.wire.frames import Call, Hello
 from headgate.wire.handshake import ClientHandshake, GatewayHandshake, welcome
-from headgate.wire.session import Credit, Session
+from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 DOCUMENT = Path(__file__).with_name("protocol.md")
 BEGIN, END = "<!-- example: begin -->\n", "<!-- example: end -->\n"
@@ -62,7 +62,7 @@ def messages() -> list[Message]:
         gateway="hub",
         user="operator",
         credit=Credit(),
-        max_message=80 * 1024 * 1024,
+        max_message=MAX_MESSAGE,
     )
     calling = client.receive(opening, 5.0)
     assert isinstance(calling, Session)

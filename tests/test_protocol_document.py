@@ -15,7 +15,7 @@ import pytest
 
 from headgate import errors
 from headgate.channel import protocol, server
-from headgate.wire import codec, extensions, frames, handshake, session
+from headgate.wire import chunks, codec, extensions, frames, handshake, session
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -127,9 +127,13 @@ def test_extension_types() -> None:
         f"done within {server.LOGIN_SECONDS:g} s",
         f"`Welcome.in_flight`, {session.FULL_CREDIT.in_flight}",
         f"`Welcome.unsent`, {session.FULL_CREDIT.unsent >> 20} MiB",
-        f"`Welcome.max_message`, {protocol.MAX_MESSAGE >> 20} MiB",
+        f"`Welcome.max_message`, {session.MAX_MESSAGE >> 20} MiB",
         f"{codec.DEFAULT.max_bytes >> 20} MiB, {codec.DEFAULT.max_depth} levels",
         f"{session.BATCH_BYTES >> 10} KiB of payload",
+        f"A payload of up to {chunks.CHUNK_BYTES >> 10} KiB stands in its frame",
+        f"payloads that have arrived in part | {chunks.MAX_PAYLOAD >> 20} MiB",
+        f"at least one byte of each | {chunks.MAX_PARTIAL} |",
+        f"in part at a gateway | {chunks.MAX_GATEWAY_PARTIAL >> 20} MiB",
         f"client does not read | {session.MAX_ANSWERS // 2}, or",
         f"with more than {session.MAX_ANSWERS} the connection",
         f"array of frames | up to {frames.MAX_FRAMES};",
