@@ -14,7 +14,7 @@ import headgate
 
 PACKAGE = Path(headgate.__file__).parent
 
-PURE = {"deadlines", "errors", "handler", "invocation", "outcome", "request"}
+PURE = {"dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"}
 BELOW_GATEWAY = {"security", "store", "network", "runtimes"}
 ROOT = ""
 
@@ -48,7 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 # The packages of others that a part may import, where that is restricted.
 THIRD_PARTY: dict[str, set[str]] = {
     **{part: {"msgspec"} for part in PURE},
-    "wire": {"msgspec", "ormsgpack"},
+    # NumPy stands in one function, which needs it where an array arrives.
+    "wire": {"msgspec", "ormsgpack", "numpy"},
 }
 
 # What a part must not even have from the standard library: no loop, no socket, no clock.

@@ -8,6 +8,9 @@ Everybody else in Headgate needs `encode` and `decode` alone. Behind them stand:
     unpacking    MessagePack as values
     limits       how large and how deep a payload may be
     extensions   the extension types
+    tables       a Dataset as bytes
+    dataframes   tables of pandas, Polars and Arrow as a Dataset
+    arrays       NumPy's arrays as bytes
     moments      dates and times as text
 """
 
@@ -77,6 +80,8 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Any:
     if len(data) <= _CERTAINLY_FINE and limits is DEFAULT:
         try:
             return _read_short(data)
+        except PayloadError:
+            raise
         except Exception as error:
             raise PayloadError(f"What arrived is not a payload: {error}") from error
     if len(data) > limits.max_bytes:
@@ -85,6 +90,8 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Any:
         )
     try:
         value = reader(len(data), limits.max_depth)(data)
+    except PayloadError:
+        raise
     except Exception as error:
         raise PayloadError(f"What arrived is not a payload: {error}") from error
     if len(data) > limits.max_depth and not is_shallow(value, data, limits.max_depth):
@@ -101,8 +108,9 @@ def convert(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> A
     Give what arrives when the value is sent: ``decode(encode(value)) == convert(value)``.
 
     An Enum becomes its value; a dataclass, an attrs, msgspec or pydantic object a dictionary of
-    its fields; bytearray and memoryview become bytes; an instance of a subclass one of the
-    carried type; a time zone that is no `ZoneInfo` with a key becomes its offset.
+    its fields; a table of pandas, Polars or Arrow a `Dataset`; a NumPy scalar one of Python's;
+    bytearray and memoryview become bytes; an instance of a subclass one of the carried type; a
+    time zone that is no `ZoneInfo` with a key becomes its offset.
 
     Args:
         value: Anything that is carried or converted.

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
+from datetime import datetime, time
 from enum import Enum
 from itertools import chain
 from typing import Any, Final, NoReturn
-from uuid import UUID
-from zoneinfo import ZoneInfo
 
 import msgspec
 
+from headgate.dataset import Dataset
 from headgate.errors import PayloadError
+from headgate.scalars import NO_STEP, scalar_base, with_plain_zone
+from headgate.wire.arrays import array_base, checked_array, is_array
+from headgate.wire.dataframes import TableError, dataset_of
 from headgate.wire.extensions import CONTAINERS, FIXED, LEAVES
-from headgate.wire.moments import zone_tag
 
 __all__ = ["Conversion", "base"]
 
@@ -58,13 +58,14 @@ class Conversion:
         try:
             if kind in CONTAINERS:
                 return self._container(value, trail)
+            if kind is Dataset or is_array(kind):
+                return self._whole(value, trail)
             return self.of(self._base(value, trail), trail)
         finally:
             self._open.remove(id(value))
 
     def _container(self, value: Any, trail: _Trail) -> Any:
-        if self._depth == self._max_depth:
-            self._refuse(trail, f"is deeper than {self._max_depth} levels. Send it flatter.")
+        self._check_depth(1, trail)
         self._depth += 1
         try:
             if type(value) is dict:
@@ -72,6 +73,20 @@ class Conversion:
             return type(value)(self._items(value, trail))
         finally:
             self._depth -= 1
+
+    def _check_depth(self, levels: int, trail: _Trail) -> None:
+        if self._depth + levels > self._max_depth:
+            self._refuse(trail, f"is deeper than {self._max_depth} levels. Send it flatter.")
+
+    def _whole(self, value: Any, trail: _Trail) -> Any:
+        """Give a Dataset or an array, which are carried as they are."""
+        self._check_depth(2, trail)
+        if type(value) is Dataset:
+            return value
+        try:
+            return checked_array(value)
+        except ValueError as error:
+            self._refuse(trail, f"is an array that cannot be sent: {error}.", cause=error)
 
     def _dict(self, value: dict[Any, Any], trail: _Trail) -> dict[Any, Any]:
         if FIXED.issuperset(map(type, chain(value, value.values()))):
@@ -109,22 +124,20 @@ class Conversion:
             self._refuse(
                 trail,
                 f"is of type {_name(value)}, which cannot be sent. Send numbers, text, bytes, "
-                "dates, lists, tuples, sets, dictionaries or dataclasses of these.",
+                "dates, lists, tuples, sets, dictionaries or dataclasses of these, or a table.",
             )
+        except TableError as error:
+            self._refuse(trail, f"is a table that cannot be sent: {error}.", cause=error)
         except Exception as error:
             self._refuse(
                 trail, f"is of type {_name(value)} and cannot be read: {error!r}.", cause=error
             )
 
     def _with_plain_zone(self, value: datetime | time, trail: _Trail) -> datetime | time:
-        zone = value.tzinfo
-        if zone is None or (type(zone) is ZoneInfo and zone_tag(zone)):
-            return value
         try:
-            offset = value.utcoffset()
+            return with_plain_zone(value)
         except Exception as error:
             self._refuse(trail, f"has a time zone that fails: {error!r}.", cause=error)
-        return value.replace(tzinfo=None if offset is None else timezone(offset))
 
     def _refuse(self, trail: _Trail, reason: str, cause: Exception | None = None) -> NoReturn:
         steps = []
@@ -145,33 +158,22 @@ def base(value: Any) -> Any:
     """
     if isinstance(value, Enum):
         return value.value
-    for kind, build in _BASES.items():
+    for kind, build in _CONTAINER_BASES.items():
         if isinstance(value, kind):
             return build(value)
+    for step in (scalar_base, array_base, dataset_of):
+        result = step(value)
+        if result is not NO_STEP:
+            return result
     return _fields(value)
 
 
-_BASES: Final[dict[type, Callable[[Any], Any]]] = {
-    int: int.__int__,
-    float: float.__float__,
-    # A subclass may override what str() and bytes() give.
-    str: str.__str__,
-    bytes: lambda value: bytes.__getitem__(value, slice(None)),
+_CONTAINER_BASES: Final[dict[type, Callable[[Any], Any]]] = {
     list: list,
     tuple: tuple,
     dict: dict,
     set: set,
     frozenset: frozenset,
-    bytearray: bytes,
-    memoryview: bytes,
-    datetime: lambda value: datetime.combine(value.date(), value.timetz()),
-    date: lambda value: date(value.year, value.month, value.day),
-    time: lambda value: time(
-        value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
-    ),
-    timedelta: lambda value: timedelta(value.days, value.seconds, value.microseconds),
-    Decimal: Decimal,
-    UUID: lambda value: UUID(int=value.int),
 }
 
 

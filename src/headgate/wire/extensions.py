@@ -22,15 +22,22 @@ code  carries     contents
 9     timedelta   ASCII: the whole number of microseconds in decimal digits, ``-`` before a negative
 10    Decimal     ASCII: ``-1.50``, ``1E+3``, ``NaN``, ``sNaN``, ``-Infinity``; the exponent is kept
 11    UUID        its 16 bytes, in the order of the text form
-12    Dataset     reserved
-13    array       reserved
+12    Dataset     one MessagePack array: the columns' names (array of str), their types (array of
+                  str), then an array of values for each column, all of the same length. A value is
+                  nil, or by its column's type: ``null`` (nil only), ``bool``, ``int``, ``float``,
+                  ``str``, ``bytes`` as by themselves; ``datetime``, ``date``, ``time`` and
+                  ``Decimal`` a str as in 6, 7, 8 and 10; ``timedelta`` an integer, microseconds;
+                  ``UUID`` a bin as in 11
+13    array       one MessagePack array of four: the type of an element as NumPy writes it
+                  (``<f8``; str), ``C`` or ``F`` (str), the length of each dimension (array of
+                  int), and the elements (bin), in the order of C or of Fortran
 14…   nothing     reserved for later releases; refused
 ====  ==========  ================================================================================
 
 MessagePack's own timestamp (code -1) is read as a datetime in UTC and never written. A receiver
 refuses an unknown code, bytes after the value, and more bytes or levels than its `Limits`; every
-list, tuple, dictionary and set is one level, whether it stands in an extension or not. Of equal
-keys in a map the last one counts.
+list, tuple, dictionary and set is one level, whether it stands in an extension or not; a Dataset
+and an array are two. Of equal keys in a map the last one counts.
 """
 
 from __future__ import annotations
@@ -43,9 +50,26 @@ from uuid import UUID
 
 from ormsgpack import Ext
 
-from headgate.wire.moments import read_date, read_datetime, read_time, written
+from headgate.wire.moments import read_datetime, read_time, text_of
 
-__all__ = ["CODES", "CONTAINERS", "FIXED", "LEAVES", "READERS", "WRITERS", "Reader"]
+__all__ = [
+    "ARRAY",
+    "CODES",
+    "CONTAINERS",
+    "DATASET",
+    "FIXED",
+    "INT",
+    "LEAVES",
+    "READERS",
+    "TUPLE",
+    "WRITERS",
+    "WTF8",
+    "Reader",
+    "read_int",
+    "read_text",
+    "write_int",
+    "write_text",
+]
 
 INT: Final = 1
 WTF8: Final = 2
@@ -58,9 +82,14 @@ TIME: Final = 8
 TIMEDELTA: Final = 9
 DECIMAL: Final = 10
 UNIQUE_ID: Final = 11
+DATASET: Final = 12
+ARRAY: Final = 13
 
 
-def _write_int(value: int) -> Ext:
+def write_int(value: int) -> Ext:
+    """
+    Give an integer of more than 64 bits.
+    """
     return Ext(INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
 
 
@@ -72,7 +101,7 @@ def write_text(value: str) -> Ext:
 
 
 def _write_datetime(value: datetime) -> Ext:
-    return Ext(DATETIME, written(value))
+    return Ext(DATETIME, text_of(value).encode())
 
 
 def _write_date(value: date) -> Ext:
@@ -80,7 +109,7 @@ def _write_date(value: date) -> Ext:
 
 
 def _write_time(value: time) -> Ext:
-    return Ext(TIME, written(value))
+    return Ext(TIME, text_of(value).encode())
 
 
 def _write_timedelta(value: timedelta) -> Ext:
@@ -96,7 +125,7 @@ def _write_uuid(value: UUID) -> Ext:
 
 
 WRITERS: Final[dict[type, Callable[[Any], Ext]]] = {
-    int: _write_int,
+    int: write_int,
     datetime: _write_datetime,
     date: _write_date,
     time: _write_time,
@@ -116,11 +145,17 @@ CONTAINERS: Final = frozenset({*CODES, list, dict})
 Reader = Callable[[Any], Any]
 
 
-def _read_int(body: memoryview) -> int:
+def read_int(body: memoryview | bytes) -> int:
+    """
+    Read an integer of any size.
+    """
     return int.from_bytes(body, "big", signed=True)
 
 
-def _read_text(body: memoryview) -> str:
+def read_text(body: memoryview | bytes) -> str:
+    """
+    Read text that may have lone surrogates.
+    """
     return bytes(body).decode("utf-8", "surrogatepass")
 
 
@@ -137,11 +172,11 @@ def _read_uuid(body: memoryview) -> UUID:
 
 
 READERS: Final[dict[int, Reader]] = {
-    INT: _read_int,
-    WTF8: _read_text,
-    DATETIME: read_datetime,
-    DATE: read_date,
-    TIME: read_time,
+    INT: read_int,
+    WTF8: read_text,
+    DATETIME: lambda body: read_datetime(str(body, "ascii")),
+    DATE: lambda body: date.fromisoformat(str(body, "ascii")),
+    TIME: lambda body: read_time(str(body, "ascii")),
     TIMEDELTA: _read_timedelta,
     DECIMAL: _read_decimal,
     UNIQUE_ID: _read_uuid,

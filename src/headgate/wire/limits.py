@@ -12,7 +12,9 @@ import msgspec
 import ormsgpack
 from ormsgpack import packb
 
+from headgate.dataset import Dataset
 from headgate.errors import ConfigurationError
+from headgate.wire.arrays import is_array
 from headgate.wire.conversion import base
 from headgate.wire.extensions import CONTAINERS, LEAVES
 from headgate.wire.packing import OPTIONS
@@ -27,7 +29,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the whole encoded value."""
 
     max_depth: int = 64
-    """Lists, tuples, dictionaries and sets inside each other, the outermost counted."""
+    """
+    Lists, tuples, dictionaries and sets inside each other, the outermost counted.
+
+    A Dataset and an array count as two.
+    """
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
@@ -119,6 +125,8 @@ def _fits(shell: list[Any], value: Any) -> bool:
             return value
         if type(member) in LEAVES:
             return None
+        if type(member) is Dataset or is_array(type(member)):
+            return [[]]
         return list(member) if type(member) in CONTAINERS else base(member)
 
     try:

@@ -7,47 +7,38 @@ What Python knows of a moment beyond that, its ``fold``, stands in a tag of its 
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from functools import lru_cache
 from typing import Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-__all__ = ["read_date", "read_datetime", "read_time", "written", "zone_tag"]
+from headgate.scalars import ZONE_NAME, zone_name
+
+__all__ = ["read_datetime", "read_time", "text_of"]
 
 _Moment = TypeVar("_Moment", datetime, time)
 
-_ZONE_NAME: Final = r"[A-Za-z0-9_+./-]+"
 
-
-def written(value: datetime | time) -> bytes:
+def text_of(value: datetime | time) -> str:
     """
     Give a moment as text: ``2024-10-27T02:30:00+01:00[Europe/Berlin]``.
     """
-    return (value.isoformat() + _tags(value)).encode()
+    return value.isoformat() + _tags(value)
 
 
 def _tags(value: datetime | time) -> str:
     zone = value.tzinfo
-    name = zone_tag(zone) if type(zone) is ZoneInfo else ""
-    return name + "[_fold=1]" if value.fold else name
+    name = zone_name(zone) if type(zone) is ZoneInfo else ""
+    return (f"[{name}]" if name else "") + ("[_fold=1]" if value.fold else "")
 
 
-@lru_cache(maxsize=1024)
-def zone_tag(zone: ZoneInfo) -> str:
-    """
-    Give the tag that names a zone; empty for a zone without a name.
-    """
-    return f"[{zone.key}]" if zone.key and re.fullmatch(_ZONE_NAME, zone.key) else ""
-
-
-def read_datetime(body: memoryview) -> datetime:
+def read_datetime(text: str) -> datetime:
     """
     Read a date with a time of day.
 
     Raises:
         ValueError: It is none.
     """
-    text = str(body, "ascii")
     if not text.endswith("]"):
         return _parse(datetime, text)
     text, zone, fold = _split_tags(text)
@@ -55,24 +46,13 @@ def read_datetime(body: memoryview) -> datetime:
     return _in_zone(value, zone) if zone else value
 
 
-def read_date(body: memoryview) -> date:
-    """
-    Read a date.
-
-    Raises:
-        ValueError: It is none.
-    """
-    return date.fromisoformat(str(body, "ascii"))
-
-
-def read_time(body: memoryview) -> time:
+def read_time(text: str) -> time:
     """
     Read a time of day.
 
     Raises:
         ValueError: It is none, or its zone is not known here.
     """
-    text = str(body, "ascii")
     if not text.endswith("]"):
         return _parse(time, text)
     text, zone, fold = _split_tags(text)
@@ -89,7 +69,7 @@ def _parse(kind: type[_Moment], text: str) -> _Moment:
     return value
 
 
-_TAGGED: Final = re.compile(rf"([^\[\]]+)(?:\[({_ZONE_NAME})\])?(\[_fold=1\])?")
+_TAGGED: Final = re.compile(rf"([^\[\]]+)(?:\[({ZONE_NAME})\])?(\[_fold=1\])?")
 
 
 def _split_tags(text: str) -> tuple[str, str, int]:

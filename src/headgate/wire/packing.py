@@ -14,8 +14,11 @@ from typing import Any, Final
 import ormsgpack
 from ormsgpack import Ext, packb
 
+from headgate.dataset import Dataset
+from headgate.wire.arrays import is_array, write_array
 from headgate.wire.conversion import base
 from headgate.wire.extensions import CODES, LEAVES, TUPLE, WRITERS, write_text
+from headgate.wire.tables import write_dataset
 
 __all__ = ["OPTIONS", "default", "pack"]
 
@@ -45,12 +48,18 @@ def _nested_default(inner: _Default | None) -> _Default:
             return write(value)
         code = CODES.get(kind)
         if code is None:
-            return base(value)
+            return _write_whole(value, kind)
         if inner is None or (code != TUPLE and not _stay_hashable(value)):
             raise TypeError
         return Ext(code, packb(list(value), inner, OPTIONS))
 
     return default
+
+
+def _write_whole(value: Any, kind: type) -> Any:
+    if kind is Dataset:
+        return write_dataset(value)
+    return write_array(value) if is_array(kind) else base(value)
 
 
 def _default_of(levels: int) -> _Default:
@@ -85,6 +94,8 @@ def pack(value: Any) -> bytes:
         return packb(value, default, OPTIONS)
     except Exception:
         kind = type(value)
+    if kind is Dataset:
+        return packb(write_dataset(value))
     if kind is str:
         return packb(write_text(value))
     if kind is dict:

@@ -12,7 +12,9 @@ from typing import Any, Final
 import ormsgpack
 from msgspec.msgpack import Decoder
 
-from headgate.wire.extensions import CODES, READERS, Reader
+from headgate.wire.arrays import read_array
+from headgate.wire.extensions import ARRAY, CODES, DATASET, READERS, Reader
+from headgate.wire.tables import read_dataset
 
 __all__ = ["reader"]
 
@@ -37,7 +39,8 @@ def _guard(read: Reader) -> Reader:
 
 def _nested_hook(inner: _Hook | None, guarded: bool) -> _Hook:
     """Build a hook that reads the members of tuples and sets with the inner hook."""
-    readers = dict(READERS)
+    readers = {**READERS, ARRAY: read_array}
+    readers[DATASET] = _guard(read_dataset) if guarded else read_dataset
     if inner is not None:
         for kind, code in CODES.items():
             read: Reader = Decoder(kind, ext_hook=inner).decode
