@@ -16,6 +16,8 @@ From the call to the handler and back, in the order in which a request meets the
     invocation    a request on its way to whoever answers it
     runtimes/     where handlers run
     handler       a handler's settings
+    dataset       a table, as scripts know it
+    scalars       the single values that payloads and tables hold
     outcome       how a request ended: a value or an error
     errors        every error, as one tree
     security/     who calls, what they may do, what is recorded
@@ -36,6 +38,7 @@ from headgate.handler import handler
 if TYPE_CHECKING:
     from headgate import system
     from headgate.client import Client, connect
+    from headgate.dataset import Dataset
     from headgate.errors import (
         CancellationException,
         ClientNotFound,
@@ -70,6 +73,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "Context",
+    "Dataset",
     "DeadlockError",
     "Gateway",
     "GatewayUnreachable",
@@ -97,6 +101,7 @@ _PLACES = {
     "Caller": "invocation",
     "Client": "client",
     "Context": "invocation",
+    "Dataset": "dataset",
     "Gateway": "gateway",
     "MemoryNetwork": "network",
     "Request": "request",

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from headgate.scalars import SCALARS, plain
 
-__all__ = ["Dataset", "Row"]
+__all__ = ["Dataset", "Row", "as_document"]
 
 _NAMES: Final = {kind: name for name, kind in SCALARS.items()}
 
@@ -213,6 +213,19 @@ class Dataset:
             known = ", ".join(map(repr, self._names)) or "none"
             raise IndexError(f"there is no column {column!r}: the table has {known}")
         return at
+
+
+def as_document(table: Dataset) -> dict[str, Any]:
+    """
+    Return what stands for a table in JSON.
+
+    ``{"columns": [{"name": …, "type": …}], "rows": [[…]]}``; the values are as they are.
+    """
+    columns = [
+        {"name": name, "type": _NAMES[kind]}
+        for name, kind in zip(table._names, table._types, strict=True)
+    ]
+    return {"columns": columns, "rows": list(map(list, zip(*table._columns, strict=True)))}
 
 
 def _check_names(names: Sequence[str]) -> None:

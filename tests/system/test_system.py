@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 import headgate
-from headgate.system import System, gui, net, project, util
+from headgate.system import System, dataset, gui, net, project, util
 from headgate.system.namespace import Namespace
 
 Plant = Callable[..., headgate.Gateway]
@@ -23,6 +23,7 @@ MODULES: list[tuple[ModuleType, str]] = [
     (gui, "Gui"),
     (net, "Net"),
     (project, "Project"),
+    (dataset, "DatasetFunctions"),
 ]
 
 

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from headgate.dataset import Dataset, as_document
+from headgate.wire.arrays import is_array
+
 __all__ = ["complain", "jsonable", "print_document", "print_table", "print_value", "waiting"]
 
 LONGEST_INT = 10_000
@@ -23,8 +26,9 @@ def jsonable(value: Any) -> Any:
     """
     Return what stands for a value in JSON.
 
-    Tuples and sets become lists, dates and times ISO 8601, a timedelta its seconds, bytes Base64,
-    Decimal, UUID, nan and the infinities strings, and so do the keys of a dict.
+    Tuples, sets and arrays become lists, a Dataset its columns and rows, dates and times ISO 8601,
+    a timedelta its seconds, bytes Base64, Decimal, UUID, nan and the infinities strings, and so do
+    the keys of a dict.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -38,6 +42,10 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     if isinstance(value, (set, frozenset)):
         return sorted((jsonable(item) for item in value), key=str)
+    if isinstance(value, Dataset):
+        return jsonable(as_document(value))
+    if is_array(type(value)):
+        return jsonable(value.tolist())
     return _text(value)
 
 
@@ -66,7 +74,10 @@ def print_document(document: dict[str, Any]) -> None:
 
 
 def print_value(value: Any) -> None:
-    """Write a value to stdout as JSON that is good to read."""
+    """Write a value to stdout as JSON that is good to read; on a terminal, a table as one."""
+    if isinstance(value, Dataset) and sys.stdout.isatty():
+        print_table(value.getColumnNames(), (map(_cell, row) for row in value))
+        return
     text = json.dumps(jsonable(value), indent=2, ensure_ascii=False)
     if not sys.stdout.isatty():
         print(text)
@@ -75,6 +86,11 @@ def print_value(value: Any) -> None:
     from rich.json import JSON
 
     Console().print(JSON(text, indent=2, ensure_ascii=False), soft_wrap=True)
+
+
+def _cell(value: Any) -> str:
+    plain = jsonable(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
 
 
 def print_table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

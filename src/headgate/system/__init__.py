@@ -8,6 +8,7 @@ The manual's functions: `system.util.sendRequestAsync` and its neighbours.
     system.gui      messageBox errorBox warningBox
     system.net      getHostName getRemoteServers
     system.project  getProjectName
+    system.dataset  toDataSet toPyDataSet getColumnHeaders
 
 They are there in three ways, all the same functions:
 
@@ -25,11 +26,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from headgate.system import gui, net, project, util
+from headgate.system import dataset, gui, net, project, util
 from headgate.system.absent import absent
 from headgate.system.system import System
 
-__all__ = ["System", "gui", "net", "project", "util"]
+__all__ = ["System", "dataset", "gui", "net", "project", "util"]
 
 if not TYPE_CHECKING:
 

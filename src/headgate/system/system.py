@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from headgate.scope import Scope
 from headgate.system.absent import absent
+from headgate.system.dataset import DatasetFunctions
 from headgate.system.gui import Gui
 from headgate.system.net import Net
 from headgate.system.project import Project
@@ -37,11 +38,15 @@ class System:
     project: Project
     """The project that the scope belongs to."""
 
+    dataset: DatasetFunctions
+    """Tables."""
+
     def __init__(self, scope: Scope) -> None:
         self.util = Util(scope)
         self.gui = Gui(scope)
         self.net = Net(scope)
         self.project = Project(scope)
+        self.dataset = DatasetFunctions(scope)
 
     if not TYPE_CHECKING:
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from headgate.dataset import Dataset, as_document
 from headgate.invocation import current_invocation
 from headgate.request import Callback, Request, refuse_on_event_loop
 from headgate.system.logger import Logger
@@ -245,8 +246,8 @@ class Util(Namespace):
 
         Args:
             pyObj: Dictionaries, lists, tuples, str, numbers, booleans and None; also dates and
-                times (as ISO 8601), UUID, Decimal (as a number), bytes (as Base64), sets and
-                dataclasses.
+                times (as ISO 8601), UUID, Decimal (as a number), bytes (as Base64), sets,
+                dataclasses, arrays, and tables (``{"columns": […], "rows": […]}``).
             indentFactor: Spaces for each level of indentation; 0 writes everything on one line.
 
         Raises:
@@ -308,7 +309,13 @@ def _run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, Decimal) else msgspec.to_builtins(value)
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Dataset):
+        return as_document(value)
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+        return value.tolist()
+    return msgspec.to_builtins(value)
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
+from functools import partial
 from types import NoneType
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -17,7 +18,7 @@ from zoneinfo import ZoneInfo
 from headgate.dataset import Dataset
 from headgate.scalars import NO_STEP
 
-__all__ = ["TableError", "dataset_of"]
+__all__ = ["TableError", "dataset_of", "is_table"]
 
 
 class TableError(ValueError):
@@ -31,13 +32,25 @@ def dataset_of(value: Any) -> Any:
     Raises:
         TableError: A column cannot be sent; the error names it.
     """
+    columns = _columns_of(value)
+    return NO_STEP if columns is None else _built(columns())
+
+
+def is_table(value: Any) -> bool:
+    """
+    Tell whether a value is a table of pandas, Polars or Arrow.
+    """
+    return _columns_of(value) is not None
+
+
+def _columns_of(value: Any) -> Callable[[], list[_Column]] | None:
     for package, kinds, columns in _LIBRARIES:
         module = sys.modules.get(package)
-        if module is not None and isinstance(
-            value, tuple(getattr(module, kind) for kind in kinds if hasattr(module, kind))
-        ):
-            return _built(columns(module, value))
-    return NO_STEP
+        # Another thread may be in the middle of the import.
+        known = [getattr(module, kind) for kind in kinds if hasattr(module, kind)]
+        if isinstance(value, tuple(known)):
+            return partial(columns, module, value)
+    return None
 
 
 _Column = tuple[Any, type | None, list[Any]]

@@ -16,6 +16,7 @@ from headgate.dataset import Dataset
 from headgate.errors import ConfigurationError
 from headgate.wire.arrays import is_array
 from headgate.wire.conversion import base
+from headgate.wire.dataframes import is_table
 from headgate.wire.extensions import CONTAINERS, LEAVES
 from headgate.wire.packing import OPTIONS
 
@@ -125,7 +126,7 @@ def _fits(shell: list[Any], value: Any) -> bool:
             return value
         if type(member) in LEAVES:
             return None
-        if type(member) is Dataset or is_array(type(member)):
+        if type(member) is Dataset or is_array(type(member)) or is_table(member):
             return [[]]
         return list(member) if type(member) in CONTAINERS else base(member)
 
