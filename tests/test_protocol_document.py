@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import msgspec
+import numpy
 import pytest
 
+import headgate
 from headgate import errors
 from headgate.channel import protocol, server
 from headgate.wire import chunks, codec, extensions, frames, handshake, session
@@ -116,6 +118,21 @@ def test_extension_types() -> None:
     table = {row[0]: row[1] for row in rows(TEXT.partition("\n## Payloads\n")[2])}
     documentation = extensions.__doc__ or ""
     assert table == dict(re.findall(r"^(\d+) +(\w+) ", documentation, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        headgate.Dataset(["tag", "value"], [["a", 1.5], ["b", None]]),
+        numpy.array([[1, 2], [3, 4]], "int16"),
+    ],
+    ids=["Dataset", "array"],
+)
+def test_bytes_of_tables(value: Any) -> None:
+    """The bytes of a Dataset and of an array stand there as they are sent."""
+    dumps = re.findall(r"^```text\n(c7 .*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    found = ["".join(re.findall(r"^(?:[0-9a-f]{2} ?)+", dump, flags=re.M)) for dump in dumps]
+    assert codec.encode(value) in [bytes.fromhex(each) for each in found]
 
 
 @pytest.mark.parametrize(

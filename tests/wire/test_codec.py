@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-import struct
 import subprocess
 import sys
 import textwrap
 import time as clock
-from collections import Counter, OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -21,55 +20,21 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy
 import ormsgpack
 import pydantic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.msgpack import Ext
+from sameness import same
 
+from headgate.dataset import Dataset
 from headgate.errors import ConfigurationError, PayloadError
 from headgate.wire import extensions, limits
 from headgate.wire.codec import DEFAULT, Limits, convert, decode, encode
 
 BERLIN = ZoneInfo("Europe/Berlin")
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two values are equal with their types, signs, zones and order, all the way down."""
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, float):
-        return struct.pack("d", left) == struct.pack("d", right) or (
-            left != left and right != right
-        )
-    if isinstance(left, Decimal):
-        return left.as_tuple() == right.as_tuple()
-    if isinstance(left, (list, tuple)):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, dict):
-        return same(list(left), list(right)) and same(list(left.values()), list(right.values()))
-    if isinstance(left, (set, frozenset)):
-        return same_members(list(left), list(right))
-    if isinstance(left, (datetime, time)):
-        naive = left.replace(tzinfo=None) == right.replace(tzinfo=None)
-        return naive and left.fold == right.fold and same_zone(left.tzinfo, right.tzinfo)
-    return bool(left == right)
-
-
-def same_members(left: list[Any], right: list[Any]) -> bool:
-    for member in left:
-        found = next((at for at, other in enumerate(right) if same(member, other)), None)
-        if found is None:
-            return False
-        del right[found]
-    return not right
-
-
-def same_zone(left: tzinfo | None, right: tzinfo | None) -> bool:
-    if isinstance(left, ZoneInfo):
-        return isinstance(right, ZoneInfo) and left.key == right.key
-    return type(left) is type(right) and left == right
 
 
 def nested(levels: int, wrap: Callable[[Any], Any], core: Any) -> Any:
@@ -177,12 +142,6 @@ class Model(pydantic.BaseModel):
     inner: Any = None
 
 
-class FakeAttrs:
-    """What attrs makes of a class, as far as the codec looks at it."""
-
-    __attrs_attrs__ = (Reading("x"),)
-
-
 offsets = st.timedeltas(timedelta(hours=-23, minutes=-59), timedelta(hours=23, minutes=59))
 zones = st.one_of(
     st.none(),
@@ -238,8 +197,52 @@ keys = st.recursive(
     ),
     max_leaves=4,
 )
+cells: dict[type, st.SearchStrategy[Any]] = {
+    type(None): st.none(),
+    bool: st.booleans(),
+    int: integers,
+    float: st.floats(),
+    str: texts,
+    bytes: st.binary(),
+    datetime: moments,
+    date: st.dates(),
+    time: times,
+    timedelta: st.timedeltas(),
+    Decimal: hashable_decimals,
+    UUID: st.uuids(),
+}
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    """Tables of any types, with and without rows."""
+    names = draw(st.lists(texts, max_size=4, unique=True))
+    types = [draw(st.sampled_from([*cells])) for _ in names]
+    row = st.tuples(*(st.one_of(st.none(), cells[kind]) for kind in types))
+    return Dataset(names, draw(st.lists(row, max_size=4)), types)
+
+
+@st.composite
+def arrays(draw: st.DrawFn) -> Any:
+    """Arrays of each type of element, in the order of C, of Fortran, and of neither."""
+    size = draw(st.sampled_from("1248"))
+    element = draw(
+        st.sampled_from(["|b1", f"<i{size}", f">u{size}", "<f2", "<f4", ">f8", "<c8", "|S3", "<U2"])
+        | st.sampled_from(["<M8[us]", "<m8[ns]", ">M8[25D]", "<M8"])
+    )
+    shape = draw(st.lists(st.integers(0, 3), max_size=4))
+    dtype = numpy.dtype(element)
+    count = math.prod(shape)
+    if element in ("|b1", "<U2"):
+        array = numpy.arange(count).reshape(shape).astype(dtype)
+    else:
+        data = draw(st.binary(min_size=count * dtype.itemsize, max_size=count * dtype.itemsize))
+        array = numpy.array(numpy.ndarray(shape, dtype, data or None))
+    return draw(st.sampled_from([array, array.T, array[::-1] if array.ndim else array]))
+
+
 carried = st.recursive(
-    st.one_of(leaves, st.just(Decimal("sNaN123"))),
+    st.one_of(leaves, st.just(Decimal("sNaN123")), datasets(), arrays()),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.lists(inner, max_size=4).map(tuple),
@@ -274,6 +277,14 @@ converted = st.recursive(
 )
 
 
+def has_odd_zone(value: Any) -> bool:
+    """Whether a time in a value, not in a table, is in a zone that is converted."""
+    if isinstance(value, (datetime, time)):
+        return isinstance(value.tzinfo, Odd)
+    inside = [*value, *value.values()] if isinstance(value, dict) else value
+    return isinstance(inside, (list, tuple, set, frozenset)) and any(map(has_odd_zone, inside))
+
+
 class TestCarried:
     """Equal and of the same type on arrival."""
 
@@ -283,7 +294,7 @@ class TestCarried:
         arrived = decode(encode(value))
         assert same(arrived, convert(value))
 
-    @given(carried.filter(lambda value: "Odd" not in repr(value)))
+    @given(carried.filter(lambda value: not has_odd_zone(value)))
     def test_carried_values_are_not_converted(self, value: Any) -> None:
         """convert() changes nothing that is carried."""
         assert same(convert(value), value)
@@ -404,61 +415,11 @@ class TestDateAndTime:
 
 
 class TestConverted:
-    @pytest.mark.parametrize(
-        ("value", "expected"),
-        [
-            (Colour.RED, "red"),
-            (Colour.PAIR, (1, 2)),
-            (Level.LOW, 1),
-            (Word.GO, "go"),
-            (Bits.A | Bits.B, 3),
-            (MyInt(5), 5),
-            (MyInt(2**80), 2**80),
-            (MyFloat(-0.0), -0.0),
-            (MyStr("text"), "text"),
-            (MyBytes(b"x"), b"x"),
-            (bytearray(b"x"), b"x"),
-            (memoryview(b"abcd")[::2], b"ac"),
-            (MyList([MyInt(1)]), [1]),
-            (Point(1, [2]), (1, [2])),
-            (MyDict(a=1), {"a": 1}),
-            (Counter("aab"), {"a": 2, "b": 1}),
-            (defaultdict(list, {1: [2]}), {1: [2]}),
-            (MySet({1}), {1}),
-            (MyDatetime(2024, 10, 27, 2, tzinfo=BERLIN, fold=1),) * 2,
-            (MyDate(2024, 1, 1), date(2024, 1, 1)),
-            (MyDecimal("1.50"), Decimal("1.50")),
-            (MyUUID(int=5), UUID(int=5)),
-            (Reading("a", Reading("b")), {"tag": "a", "value": {"tag": "b", "value": None}}),
-            (Frame(1), {"number": 1}),
-            (Frame(1, {2: 3}), {"number": 1, "rest": {2: 3}}),
-            (Model(name="a", inner=[Model(name="b")]),) * 2,
-            ({Level.LOW: 1, MyStr("a"): 2}, {1: 1, "a": 2}),
-            ({Word.GO, Level.LOW}, {"go", 1}),
-        ],
-        ids=lambda value: repr(value)[:30],
-    )
-    def test_examples(self, value: Any, expected: Any) -> None:
-        """Each conversion of the documentation."""
-        if isinstance(value, MyDatetime):
-            expected = datetime(2024, 10, 27, 2, tzinfo=BERLIN, fold=1)
-        if isinstance(value, Model):
-            expected = {"name": "a", "inner": [{"name": "b", "inner": None}]}
-        assert same(convert(value), expected)
-        assert same(decode(encode(value)), expected)
-
     def test_order_is_the_dictionary_s_own(self) -> None:
         """An OrderedDict arrives in its own order, not in that of its making."""
         value = OrderedDict(a=1, b=2)
         value.move_to_end("a")
         assert list(decode(encode(value))) == ["b", "a"]
-
-    def test_attrs(self) -> None:
-        """An attrs object arrives as a dictionary of its fields."""
-        value: Any = FakeAttrs()
-        FakeAttrs.__attrs_attrs__[0].name = "x"  # type: ignore[attr-defined]
-        value.x = (1,)
-        assert decode(encode(value)) == {"x": (1,)}
 
 
 @dataclasses.dataclass

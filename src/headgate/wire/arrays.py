@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 from msgspec.msgpack import Decoder
 from ormsgpack import Ext, packb
 
@@ -30,10 +31,6 @@ _ELEMENT: Final = re.compile(
     r"|[mM]8(?:\[\d{0,9}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 """Elements as NumPy names them: booleans, numbers, bytes and text of one length, times."""
-
-
-_MOST_DIMENSIONS: Final = 64
-"""As many as NumPy has."""
 
 
 def is_array(kind: type) -> bool:
@@ -93,7 +90,8 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     element: str
     order: str
-    shape: list[int]
+    # At most as many dimensions as NumPy has: the product of many large ones would take long.
+    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=64)]
     data: memoryview
 
 
@@ -113,12 +111,7 @@ def read_array(body: memoryview) -> numpy.ndarray[Any, Any]:
         raise ValueError(f"{array.element[:40]!r}, {array.order[:4]!r} is no type of an array")
     np = _numpy()
     dtype = np.dtype(array.element)
-    # The number of dimensions first: the product of many large ones takes long.
-    if (
-        len(array.shape) > _MOST_DIMENSIONS
-        or min(array.shape, default=0) < 0
-        or math.prod(array.shape) * dtype.itemsize != array.data.nbytes
-    ):
+    if math.prod(array.shape) * dtype.itemsize != array.data.nbytes:
         raise ValueError(
             f"an array of {array.element} {str(array.shape)[:80]} has {array.data.nbytes} bytes"
         )

@@ -94,8 +94,6 @@ def pack(value: Any) -> bytes:
         return packb(value, default, OPTIONS)
     except Exception:
         kind = type(value)
-    if kind is Dataset:
-        return packb(write_dataset(value))
     if kind is str:
         return packb(write_text(value))
     if kind is dict:
