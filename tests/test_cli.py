@@ -21,11 +21,12 @@ from textwrap import dedent
 from typing import Any
 from uuid import UUID
 
+import numpy
 import pytest
 from typer.testing import CliRunner
 
 import headgate
-from headgate import errors
+from headgate import Dataset, errors
 from headgate.channel.address import DEFAULT_PORT
 from headgate.cli.app import DEFAULT_URL, app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
@@ -45,6 +46,10 @@ HANDLERS = {
 
         def handleMessage(payload):
             return {"at": datetime.date(2024, 2, 29), "price": decimal.Decimal("1.10"), 5: b"hi"}
+        """,
+    "table": """
+        def handleMessage(payload):
+            return system.dataset.toDataSet(["tank", "level"], [["T1", 1.5], ["T2", None]])
         """,
     # Works until nobody waits for it any more, or for the seconds that it is told.
     "long": """
@@ -223,6 +228,15 @@ def test_types_that_json_has_not(plant: Plant) -> None:
         (Decimal("1.10"), "1.10"),
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (b"\xff", "/w=="),
+        (
+            Dataset(["a", "b"], [[1, b"\xff"], [None, b""]]),
+            {
+                "columns": [{"name": "a", "type": "int"}, {"name": "b", "type": "bytes"}],
+                "rows": [[1, "/w=="], [None, ""]],
+            },
+        ),
+        (numpy.array([[1.5, float("nan")]]), [[1.5, "nan"]]),
+        (numpy.array(["2026-01-02"], "M8[D]"), ["2026-01-02"]),
         ({None: 1, (1, "a"): 2, date(2024, 1, 2): 3, True: 4}, None),
     ],
 )
@@ -232,6 +246,29 @@ def test_jsonable(value: Any, shown: Any) -> None:
         shown = {"null": 1, '[1, "a"]': 2, "2024-01-02": 3, "true": 4}
     assert jsonable(value) == shown
     json.dumps(jsonable(value), allow_nan=False)
+
+
+def test_table_on_a_terminal(plant: Plant) -> None:
+    """A table that is the result is shown as one on a terminal, and is JSON everywhere else."""
+    result = invoke("request", "P", "table")
+    assert json.loads(result.stdout)["rows"] == [["T1", 1.5], ["T2", None]]
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    subprocess.run(
+        command("request", "P", "table"),
+        env={**plant.environment, "NO_COLOR": "1", "TERM": "dumb"},
+        stdout=slave,
+        timeout=30,
+        check=True,
+    )
+    os.close(slave)
+    lines = read_terminal(master).decode().splitlines()
+    os.close(master)
+    assert [line.split() for line in lines if "─" not in line] == [
+        ["tank", "level"],
+        ["T1", "1.5"],
+        ["T2", "null"],
+    ]
 
 
 def test_progress_goes_to_stderr(plant: Plant) -> None:

@@ -22,8 +22,11 @@ POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "uvloop"]
 # What `headgate[gateway]` adds to the core.
 GATEWAY_PACKAGES = ["alembic", "pydantic", "sqlalchemy", "structlog", "uvloop"]
 
+# What `headgate[tables]` adds, for values that only those have who have imported it.
+TABLE_PACKAGES = ["numpy", "pandas", "polars", "pyarrow"]
+
 # What `import headgate` leaves for later.
-HEAVY = [*GATEWAY_PACKAGES, "rich", "typer"]
+HEAVY = [*GATEWAY_PACKAGES, *TABLE_PACKAGES, "rich", "typer"]
 
 IMPORT_EACH = """
 import importlib, json, sys, traceback

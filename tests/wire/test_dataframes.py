@@ -48,6 +48,11 @@ PANDAS: list[tuple[Any, type, list[Any]]] = [
         datetime,
         [NOON.replace(tzinfo=timezone(timedelta(hours=-5, minutes=-30))), None],
     ),
+    (
+        zoned("dateutil/Europe/Berlin"),
+        datetime,
+        [NOON.replace(tzinfo=timezone(timedelta(hours=2))), None],
+    ),
     (pandas.Series([timedelta(1), None]), timedelta, [timedelta(1), None]),
     (pandas.Series([1, None], dtype="Int64"), int, [1, None]),
     (pandas.Series([True, None], dtype="boolean"), bool, [True, None]),
@@ -182,6 +187,10 @@ def test_subclass_and_names() -> None:
         (polars.DataFrame({"a": [{"b": 1}]}), "'a' is of type Struct"),
         (pyarrow.table({"a": [{"b": 1}]}), "'a' is of type struct"),
         (pyarrow.table([[1], [2]], ["a", "a"]), "more than one column 'a'"),
+        (
+            pyarrow.table({"a": pyarrow.array([0], pyarrow.timestamp("us", "Mars/Base"))}),
+            "time zone 'Mars/Base' is not known here",
+        ),
         (pandas.Series([1]), "of type pandas.Series, which cannot be sent"),
     ],
 )

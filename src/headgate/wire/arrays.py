@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["array_base", "checked_array", "is_array", "read_array", "write_array"]
 
 _ELEMENT: Final = re.compile(
-    r"\|b1|[|<>](?:[iu][1248]|f[248]|c8|c16|[SU][1-9]\d{0,8}"
-    r"|[mM]8(?:\[\d{0,9}(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
+    r"\|b1|[|<>](?:[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,8}"
+    r"|[mM]8(?:\[(?:[1-9][0-9]{0,8})?(?:Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?)"
 )
 """Elements as NumPy names them: booleans, numbers, bytes and text of one length, times."""
 

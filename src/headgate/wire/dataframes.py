@@ -13,7 +13,7 @@ from decimal import Decimal
 from functools import partial
 from types import NoneType
 from typing import Any, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from headgate.dataset import Dataset
 from headgate.scalars import NO_STEP
@@ -97,7 +97,7 @@ def _pandas_column(pandas: Any, name: Any, series: Any) -> _Column:
         return _arrow_column(arrow, name, arrow.chunked_array([arrow.array(series)]))
     if isinstance(dtype, pandas.DatetimeTZDtype):
         naive = series.dt.tz_convert("UTC").dt.tz_localize(None)
-        return name, datetime, _in_zone(_microseconds(naive, "M"), str(dtype.tz))
+        return name, datetime, _in_zone(_microseconds(naive, "M"), _named(dtype.tz))
     if types.is_datetime64_dtype(dtype):
         return name, datetime, _microseconds(series, "M")
     if types.is_timedelta64_dtype(dtype):
@@ -141,7 +141,7 @@ def _polars_column(polars: Any, series: Any) -> _Column:
     dtype = series.dtype
     if isinstance(dtype, polars.Datetime) and dtype.time_zone is not None:
         naive = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return series.name, datetime, _in_zone(naive.to_list(), dtype.time_zone)
+        return series.name, datetime, _in_zone(naive.to_list(), _zone(dtype.time_zone))
     if isinstance(dtype, polars.Categorical | polars.Enum):
         return series.name, str, series.cast(polars.String).to_list()
     kind: type | None = int if dtype.is_integer() else float if dtype.is_float() else None
@@ -179,7 +179,7 @@ def _arrow_column(arrow: Any, name: str, column: Any) -> _Column:
     if types.is_timestamp(kind):
         naive = column.cast(arrow.timestamp("us", kind.tz), safe=False).cast(arrow.timestamp("us"))
         values = naive.to_pylist()
-        return name, datetime, _in_zone(values, kind.tz) if kind.tz else values
+        return name, datetime, _in_zone(values, _zone(kind.tz)) if kind.tz else values
     for check, python, cast in (
         (types.is_boolean, bool, None),
         (types.is_integer, int, None),
@@ -212,9 +212,8 @@ def _is_arrow_bytes(types: Any) -> Callable[[Any], bool]:
     )
 
 
-def _in_zone(moments: list[Any], name: str) -> list[Any]:
-    """Give moments of UTC without a zone in the zone of a name."""
-    zone = _zone(name)
+def _in_zone(moments: list[Any], zone: tzinfo) -> list[Any]:
+    """Give moments of UTC that have no zone in a zone."""
     return [
         None if moment is None else moment.replace(tzinfo=UTC).astimezone(zone)
         for moment in moments
@@ -228,7 +227,16 @@ def _zone(name: str) -> tzinfo:
     if name.startswith(("+", "-", "UTC+", "UTC-")):
         found = datetime.strptime(name.removeprefix("UTC"), "%z").tzinfo
         return UTC if found is None else found
-    return ZoneInfo(name)
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise TableError(f"time zone {name!r} is not known here; pip install tzdata") from error
+
+
+def _named(zone: tzinfo) -> tzinfo:
+    """Give pytz's zones as a ZoneInfo of the same name, and all others as they are."""
+    name = getattr(zone, "zone", None)
+    return _zone(name) if isinstance(name, str) else zone
 
 
 _Columns = Callable[[Any, Any], list[_Column]]
