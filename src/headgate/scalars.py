@@ -19,11 +19,12 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 __all__ = [
+    "BASES",
     "NO_STEP",
     "SCALARS",
     "ZONE_NAME",
+    "foreign_scalar",
     "plain",
-    "scalar_base",
     "with_plain_zone",
     "zone_name",
 ]
@@ -48,7 +49,7 @@ _ZONED: Final = frozenset({datetime, time})
 _FIXED: Final = frozenset(SCALARS.values()) - _ZONED
 
 NO_STEP: Final = object()
-"""What `scalar_base` gives for a value that it does not know."""
+"""What a step towards a carried type gives for a value that it does not know."""
 
 
 def plain(value: Any) -> Any:
@@ -64,28 +65,23 @@ def plain(value: Any) -> Any:
         return value
     if kind in _ZONED:
         return with_plain_zone(value)
-    step = value.value if isinstance(value, Enum) else scalar_base(value)
+    if isinstance(value, Enum):
+        return plain(value.value)
+    for base, build in BASES.items():
+        if isinstance(value, base):
+            return plain(build(value))
+    step = foreign_scalar(value)
     if step is NO_STEP:
         raise TypeError(f"{kind.__qualname__} is no single value that can be sent")
     return plain(step)
 
 
-def scalar_base(value: Any) -> Any:
-    """
-    Take a single value one step towards the type that it is carried as, or give `NO_STEP`.
-    """
-    if _is_missing(value):
-        return None
-    for kind, build in _BASES.items():
-        if isinstance(value, kind):
-            return build(value)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, getattr(numpy, "generic", ())):
-        return _numpy_scalar(numpy, value)
-    return NO_STEP
+def _without_subclass(value: datetime) -> datetime | None:
+    # Only pandas' NaT, a datetime for isinstance(), is not equal to itself.
+    return datetime.combine(value.date(), value.timetz()) if value == value else None
 
 
-_BASES: Final[dict[type, Callable[[Any], Any]]] = {
+BASES: Final[dict[type, Callable[[Any], Any]]] = {
     int: int.__int__,
     float: float.__float__,
     # A subclass may override what str() and bytes() give.
@@ -93,7 +89,7 @@ _BASES: Final[dict[type, Callable[[Any], Any]]] = {
     bytes: lambda value: bytes.__getitem__(value, slice(None)),
     bytearray: bytes,
     memoryview: bytes,
-    datetime: lambda value: datetime.combine(value.date(), value.timetz()),
+    datetime: _without_subclass,
     date: lambda value: date(value.year, value.month, value.day),
     time: lambda value: time(
         value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold
@@ -102,14 +98,19 @@ _BASES: Final[dict[type, Callable[[Any], Any]]] = {
     Decimal: Decimal,
     UUID: lambda value: UUID(int=value.int),
 }
+"""What makes a plain value of an instance of a subclass."""
 
 
-def _is_missing(value: Any) -> bool:
-    """Whether a value is pandas' NaT, which is a datetime for isinstance(), or NA."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and (
-        value is getattr(pandas, "NaT", pandas) or value is getattr(pandas, "NA", pandas)
-    )
+def foreign_scalar(value: Any) -> Any:
+    """
+    Take a NumPy scalar and pandas' NA one step towards a carried type; `NO_STEP` for all else.
+    """
+    pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")
+    if pandas is not None and value is getattr(pandas, "NA", NO_STEP):
+        return None
+    if numpy is not None and isinstance(value, getattr(numpy, "generic", ())):
+        return _numpy_scalar(numpy, value)
+    return NO_STEP
 
 
 def _numpy_scalar(numpy: Any, value: Any) -> Any:

@@ -15,7 +15,7 @@ import msgspec
 
 from headgate.dataset import Dataset
 from headgate.errors import PayloadError
-from headgate.scalars import NO_STEP, scalar_base, with_plain_zone
+from headgate.scalars import BASES, NO_STEP, foreign_scalar, with_plain_zone
 from headgate.wire.arrays import array_base, checked_array, is_array
 from headgate.wire.dataframes import TableError, dataset_of
 from headgate.wire.extensions import CONTAINERS, FIXED, LEAVES
@@ -158,23 +158,26 @@ def base(value: Any) -> Any:
     """
     if isinstance(value, Enum):
         return value.value
-    for kind, build in _CONTAINER_BASES.items():
-        if isinstance(value, kind):
-            return build(value)
-    for step in (scalar_base, array_base, dataset_of):
+    if isinstance(value, _KINDS):
+        for kind, build in _BASES.items():
+            if isinstance(value, kind):
+                return build(value)
+    for step in (_fields, foreign_scalar, array_base, dataset_of):
         result = step(value)
         if result is not NO_STEP:
             return result
-    return _fields(value)
+    raise _NotCarriedError
 
 
-_CONTAINER_BASES: Final[dict[type, Callable[[Any], Any]]] = {
+_BASES: Final[dict[type, Callable[[Any], Any]]] = {
     list: list,
     tuple: tuple,
     dict: dict,
     set: set,
     frozenset: frozenset,
+    **BASES,
 }
+_KINDS: Final = tuple(_BASES)
 
 
 def _fields(value: Any) -> Any:
@@ -189,7 +192,7 @@ def _fields(value: Any) -> Any:
     elif hasattr(kind, "__attrs_attrs__"):
         names = (field.name for field in kind.__attrs_attrs__)
     else:
-        raise _NotCarriedError
+        return NO_STEP
     fields = {name: getattr(value, name) for name in names}
     return {name: field for name, field in fields.items() if field is not msgspec.UNSET}
 
