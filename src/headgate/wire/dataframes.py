@@ -138,28 +138,28 @@ def _of_polars(polars: Any, frame: Any) -> list[_Column]:
 
 
 def _polars_column(polars: Any, series: Any) -> _Column:
-    dtype = series.dtype
-    if isinstance(dtype, polars.Datetime) and dtype.time_zone is not None:
+    dtype, base = series.dtype, series.dtype.base_type()
+    if base is polars.Datetime and dtype.time_zone is not None:
         naive = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
         return series.name, datetime, _in_zone(naive.to_list(), _zone(dtype.time_zone))
-    if isinstance(dtype, polars.Categorical | polars.Enum):
+    if base in (polars.Categorical, polars.Enum):
         return series.name, str, series.cast(polars.String).to_list()
-    kind: type | None = int if dtype.is_integer() else float if dtype.is_float() else None
-    for base, python in (
-        (polars.Boolean, bool),
-        (polars.Decimal, Decimal),
-        (polars.String, str),
-        (polars.Binary, bytes),
-        (polars.Date, date),
-        (polars.Time, time),
-        (polars.Datetime, datetime),
-        (polars.Duration, timedelta),
-        (polars.Null, NoneType),
-    ):
-        kind = python if isinstance(dtype, base) else kind
-    if kind is None:
+    if dtype.is_integer() or dtype.is_float():
+        return series.name, int if dtype.is_integer() else float, series.to_list()
+    kinds: dict[Any, type] = {
+        polars.Boolean: bool,
+        polars.Decimal: Decimal,
+        polars.String: str,
+        polars.Binary: bytes,
+        polars.Date: date,
+        polars.Time: time,
+        polars.Datetime: datetime,
+        polars.Duration: timedelta,
+        polars.Null: NoneType,
+    }
+    if base not in kinds:
         raise _refused(series.name, dtype)
-    return series.name, kind, series.to_list()
+    return series.name, kinds[base], series.to_list()
 
 
 # Arrow
