@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     **{part: {"msgspec"} for part in PURE},
     # NumPy stands in one function, which needs it where an array arrives.
-    "wire": {"msgspec", "ormsgpack", "numpy"},
+    "wire": {"msgpack", "msgspec", "ormsgpack", "numpy"},
 }
 
 # What a part must not even have from the standard library: no loop, no socket, no clock.

@@ -7,6 +7,9 @@ Everybody else in Headgate needs `encode` and `decode` alone. Behind them stand:
     packing      values as MessagePack
     unpacking    MessagePack as values
     limits       how large and how deep a payload may be
+    members      how many members it has, counted before anything is made of them
+    slices       large payloads, decoded so that other threads go on
+    reading      a decoder that refuses keys made to collide
     extensions   the extension types
     tables       a Dataset as bytes
     dataframes   tables of pandas, Polars and Arrow as a Dataset
@@ -23,13 +26,19 @@ from ormsgpack import packb
 from headgate.errors import PayloadError
 from headgate.wire.conversion import Conversion
 from headgate.wire.limits import DEFAULT, Limits, is_shallow
+from headgate.wire.members import count_members
 from headgate.wire.packing import OPTIONS, default, pack
+from headgate.wire.reading import Reading
+from headgate.wire.slices import SLICE, read_sliced
 from headgate.wire.unpacking import reader
 
 __all__ = ["DEFAULT", "Limits", "convert", "decode", "encode"]
 
 _CERTAINLY_FINE: Final = DEFAULT.max_depth
 """Bytes up to which an encoding is neither too large nor too deep: each level takes one."""
+
+_CERTAINLY_QUICK: Final = 4 * 1024
+"""Bytes that decode in a few milliseconds even if every key collides with every other."""
 
 _read_short: Final = reader(_CERTAINLY_FINE, DEFAULT.max_depth)
 
@@ -65,6 +74,15 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
             place=root,
             started=False,
         )
+    if len(data) > limits.max_members:
+        members = count_members(data, limits.max_members)
+        if members > limits.max_members:
+            raise PayloadError(
+                f"{root} has more than {limits.max_members:,} members, all lists, tuples, sets "
+                "and dictionaries in it added up. Send it in parts.",
+                place=root,
+                started=False,
+            )
     return data
 
 
@@ -88,8 +106,16 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Any:
         raise PayloadError(
             f"A payload of {len(data):,} bytes arrived; {limits.max_bytes:,} are allowed."
         )
+    # A member takes a byte at least, so few bytes cannot be too many.
+    if len(data) > limits.max_members:
+        _check_members(data, limits)
     try:
-        value = reader(len(data), limits.max_depth)(data)
+        if len(data) > SLICE:
+            return read_sliced(data, limits)
+        if len(data) > _CERTAINLY_QUICK:
+            value = Reading(limits.max_depth).read(data)
+        else:
+            value = reader(len(data), limits.max_depth)(data)
     except PayloadError:
         raise
     except Exception as error:
@@ -101,6 +127,15 @@ def decode(data: bytes | memoryview, *, limits: Limits = DEFAULT) -> Any:
             error.started = None  # it may be a result that arrived
             raise
     return value
+
+
+def _check_members(data: bytes | memoryview, limits: Limits) -> None:
+    members = count_members(data, limits.max_members)
+    if members > limits.max_members:
+        raise PayloadError(
+            f"A payload with {members:,} members or more arrived; {limits.max_members:,} are "
+            "allowed."
+        )
 
 
 def convert(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> Any:

@@ -36,11 +36,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     A Dataset and an array count as two.
     """
 
+    max_members: int = 1_000_000
+    """Members of all lists, tuples and sets and entries of all dictionaries, added up."""
+
     def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise ConfigurationError(
-                f"max_bytes is {self.max_bytes}", cure="Write a number of bytes above 0"
-            )
+        for name in ("max_bytes", "max_members"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}", cure="Write a number above 0"
+                )
         # The limit of ormsgpack, 255 levels, leaves room for the lists of _shell().
         if not 1 <= self.max_depth <= 200:
             raise ConfigurationError(

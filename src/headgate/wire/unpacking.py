@@ -16,7 +16,7 @@ from headgate.wire.arrays import read_array
 from headgate.wire.extensions import ARRAY, CODES, DATASET, READERS, Reader
 from headgate.wire.tables import read_dataset
 
-__all__ = ["reader"]
+__all__ = ["is_guarded", "reader"]
 
 _Hook = Callable[[int, memoryview], Any]
 
@@ -60,7 +60,14 @@ def reader(size: int, max_depth: int) -> Reader:
     """
     Give what decodes a value of so many bytes, and of at most so many levels of extension types.
     """
-    return _reader(max_depth, size > _SAFE_LEVELS and getrecursionlimit() > _SAFE_LEVELS)
+    return _reader(max_depth, size > _SAFE_LEVELS and is_guarded())
+
+
+def is_guarded() -> bool:
+    """
+    Tell whether a program has raised Python's recursion limit, so that bytes are scanned first.
+    """
+    return getrecursionlimit() > _SAFE_LEVELS
 
 
 @cache
