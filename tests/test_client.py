@@ -26,6 +26,7 @@ from headgate.errors import (
     PermissionDenied,
     RequestTimeout,
 )
+from headgate.wire.codec import decode
 from headgate.wire.frames import (
     Batch,
     Bye,
@@ -164,6 +165,36 @@ class TestCallbacks:
                 await asyncio.sleep(0.001)
         assert [value for value, _ in seen] == list(range(100))
         assert {thread for _, thread in seen} == {threading.get_ident()}
+
+    async def test_a_large_result_does_not_hold_the_loop_up(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is large is decoded beside the loop, for `await`, callbacks and progress alike."""
+        script = """
+            def handleMessage(payload, context):
+                context.progress(["x" * 1000] * 1000)
+                return list(range(200_000))
+            """
+        hub = await asyncio.to_thread(rig.gateway, {"ACME/large": script, "ACME/echo": rig.ECHO})
+        decoded: list[tuple[int, int]] = []
+        progress, results = asyncio.Queue[Any](), asyncio.Queue[Any]()
+
+        def watched(data: bytes) -> Any:
+            decoded.append((len(data), threading.get_ident()))
+            return decode(data)
+
+        monkeypatch.setattr(headgate.Client, "decode", staticmethod(watched))
+        async with headgate.connect(hub.url) as client:
+            assert len(await client.request("ACME", "large")) == 200_000
+            client.request(
+                "ACME", "large", on_success=results.put_nowait, on_progress=progress.put_nowait
+            )
+            assert len(await asyncio.wait_for(results.get(), 10)) == 200_000
+            assert len(await asyncio.wait_for(progress.get(), 10)) == 1000
+            assert await client.request("ACME", "echo", 1) == 1
+        here = threading.get_ident()
+        assert [thread == here for size, thread in decoded] == [size < 1000 for size, _ in decoded]
+        assert len(decoded) == 4
 
     async def test_a_request_of_another_thread_comes_back_to_the_loop(self, rig: Rig) -> None:
         """Any thread may use an asyncio client; the callbacks still run on its loop."""

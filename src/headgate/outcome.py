@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from headgate.errors import RequestError
 
-__all__ = ["Encoded", "Failure", "Outcome", "Success"]
+__all__ = ["LARGE", "Encoded", "Failure", "Outcome", "Success"]
+
+LARGE: Final = 256 * 1024
+"""Bytes of an encoded value from which on it is not decoded on an event loop, but beside it."""
 
 
 class Encoded(msgspec.Struct, frozen=True, gc=False):

@@ -15,17 +15,19 @@ import threading
 import time
 from asyncio import Future, _get_running_loop
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from headgate.errors import CancellationException, RequestError
 from headgate.invocation import Fate, Invocation, current_invocation
-from headgate.outcome import Encoded, Failure, Outcome, Success
+from headgate.outcome import LARGE, Encoded, Failure, Outcome, Success
 
 __all__ = ["Callback", "Request", "Requester", "refuse_on_event_loop"]
 
 logger = logging.getLogger("headgate.request")
+
+Value = TypeVar("Value")
 
 Callback = Callable[[Any], Any]
 """A function of one argument: the result, the error or the progress value."""
@@ -323,6 +325,8 @@ class Request(msgspec.Struct, eq=False):
                 finally:
                     if running is not None and awaits is not None:
                         awaits(running, None)
+        if self._encoded_bytes() >= LARGE:
+            yield from asyncio.to_thread(self._settle).__await__()
         return self.result()
 
     def __repr__(self) -> str:
@@ -425,6 +429,11 @@ class Request(msgspec.Struct, eq=False):
         if not error.request_id:
             error.request_id = self.request_id
 
+    def _encoded_bytes(self) -> int:
+        """Give the size of a result that still has to be decoded; 0 without one."""
+        outcome = self._outcome
+        return len(outcome.data) if type(outcome) is Encoded else 0
+
     def _settle(self) -> Success | Failure:
         """Return the outcome, decoded on the thread that is the first to want it."""
         outcome = self._outcome
@@ -487,8 +496,11 @@ class Request(msgspec.Struct, eq=False):
                 slot.enter()
 
     def _fire(self) -> None:
+        _beside_loop(self._encoded_bytes(), self._settle, self._fire_settled)
+
+    def _fire_settled(self, settle: Callable[[], Success | Failure]) -> None:
         """Run the callback that fits the outcome, if it is set and has not run."""
-        outcome = self._settle()
+        outcome = settle()
         # The slot is read and marked as fired in one step: what is set later runs as a new one.
         with _lock:
             if isinstance(outcome, Success):
@@ -503,10 +515,17 @@ class Request(msgspec.Struct, eq=False):
         with _lock:
             waiting, self._progress = self._progress, None
             function = self._progress_slot
-        if not waiting or function is None:
-            return
+        if waiting and function is not None:
+            data, call = waiting[0], function
+            _beside_loop(
+                len(data),
+                lambda: self._requester.decode(data),
+                lambda decode: self._call_progress(call, decode),
+            )
+
+    def _call_progress(self, function: Callback, decode: Callable[[], Any]) -> None:
         try:
-            value = self._requester.decode(waiting[0])
+            value = decode()
         except RequestError as error:
             logger.warning("A progress value of %s was dropped: %s", self, error)
         else:
@@ -522,6 +541,22 @@ class Request(msgspec.Struct, eq=False):
             logger.exception("A callback of the request to %s failed", self)
         finally:
             current_invocation.reset(token)
+
+
+def _beside_loop(
+    size: int, decode: Callable[[], Value], then: Callable[[Callable[[], Value]], None]
+) -> None:
+    """
+    Call a function with what decodes a value of so many bytes.
+
+    On the thread of an event loop a large one is decoded by another thread before, so that the
+    loop goes on; what ended after it may come first there.
+    """
+    # Whether a loop runs here is asked last: it costs a system call.
+    if size < LARGE or (loop := _get_running_loop()) is None:
+        then(decode)
+    else:
+        loop.run_in_executor(None, decode).add_done_callback(lambda done: then(done.result))
 
 
 def _implied_fate(outcome: Outcome) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from headgate.errors import CancellationException, HandlerError, PayloadError
 from headgate.handler import HandlerSettings
 from headgate.invocation import Context, Invocation, current_invocation
-from headgate.outcome import Encoded, Failure, Outcome
+from headgate.outcome import LARGE, Encoded, Failure, Outcome
 from headgate.wire.codec import decode, encode
 
 __all__ = ["Report", "Runnable", "execute", "execute_async"]
@@ -83,7 +83,10 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
     """Run an ``async def`` handler as a task; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
     try:
-        payload = decode(invocation.payload)
+        if len(invocation.payload) >= LARGE:
+            payload = await asyncio.to_thread(decode, invocation.payload)
+        else:
+            payload = decode(invocation.payload)
     except PayloadError as error:
         error.started = False
         return Failure(error)
