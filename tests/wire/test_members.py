@@ -35,7 +35,7 @@ def members(value: Any) -> int:
 
 
 @given(carried)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_values_of_all_kinds(value: Any) -> None:
     """Each element and each entry of every container counts, whatever stands around it."""
     arrived = decode(encode(value))
@@ -78,7 +78,7 @@ def test_headers_longer_than_needed() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_random_bytes(data: bytes) -> None:
     """The count of anything comes to its end; it is never too low for what can be decoded."""
     count = count_members(data, MANY)

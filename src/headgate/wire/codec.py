@@ -5,6 +5,7 @@ Everybody else in Headgate needs `encode` and `decode` alone. Behind them stand:
 
     conversion   what arrives when a value is sent
     packing      values as MessagePack
+    writing      large values, encoded so that other threads go on
     unpacking    MessagePack as values
     limits       how large and how deep a payload may be
     members      how many members it has, counted before anything is made of them
@@ -31,6 +32,7 @@ from headgate.wire.packing import OPTIONS, default, pack
 from headgate.wire.reading import Reading
 from headgate.wire.slices import SLICE, read_sliced
 from headgate.wire.unpacking import reader
+from headgate.wire.writing import is_large, write_sliced
 
 __all__ = ["DEFAULT", "Limits", "convert", "decode", "encode"]
 
@@ -55,6 +57,10 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     Raises:
         PayloadError: The value cannot be sent; the error names what and where.
     """
+    if is_large(value):
+        sliced = write_sliced(value, limits)
+        if sliced is not None:
+            return _sendable(sliced, root, limits)
     try:
         data = packb(value, default, OPTIONS)
         if len(data) <= _CERTAINLY_FINE and limits is DEFAULT:
@@ -67,19 +73,24 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     # Each level takes a byte at least, so few bytes cannot be too deep.
     elif len(data) > limits.max_depth and not is_shallow(value, data, limits.max_depth):
         convert(value, root=root, limits=limits)
+    return _sendable(data, root, limits)
+
+
+def _sendable(data: bytes, root: str, limits: Limits) -> bytes:
     if len(data) > limits.max_bytes:
         raise PayloadError(
-            f"{root} has {len(data):,} bytes when encoded, more than the {limits.max_bytes:,} "
-            "that may be sent. Send it in parts.",
+            f"{root} has {len(data):,} bytes or more when encoded; {limits.max_bytes:,} may be "
+            "sent. Send it in parts.",
             place=root,
             started=False,
         )
+    # A member takes a byte at least, so few bytes cannot be too many.
     if len(data) > limits.max_members:
         members = count_members(data, limits.max_members)
         if members > limits.max_members:
             raise PayloadError(
-                f"{root} has more than {limits.max_members:,} members, all lists, tuples, sets "
-                "and dictionaries in it added up. Send it in parts.",
+                f"{root} has more than {limits.max_members:,} members, those of all lists, tuples, "
+                "sets and dictionaries in it added up. Send it in parts.",
                 place=root,
                 started=False,
             )

@@ -20,7 +20,7 @@ from headgate.wire.dataframes import is_table
 from headgate.wire.extensions import CONTAINERS, LEAVES
 from headgate.wire.packing import OPTIONS
 
-__all__ = ["DEFAULT", "Limits", "is_shallow"]
+__all__ = ["DEFAULT", "Limits", "is_shallow", "is_shallow_outside"]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,3 +139,25 @@ def _fits(shell: list[Any], value: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def is_shallow_outside(data: bytes, max_depth: int) -> bool:
+    """
+    Whether a value is surely not too deep, its extensions left out; nothing is built.
+    """
+    try:
+        ormsgpack.Fragment(b"\x91" * (_most_levels() - max_depth) + data)
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _most_levels() -> int:
+    """Find the levels that ormsgpack reads: lists around a value make its limit ours."""
+    for levels in range(1024):
+        try:
+            ormsgpack.Fragment(b"\x91" * (levels + 1) + b"\xc0")
+        except ValueError:
+            return levels
+    raise AssertionError("this release of ormsgpack has no limit of its own")

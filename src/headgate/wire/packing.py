@@ -20,7 +20,7 @@ from headgate.wire.conversion import base
 from headgate.wire.extensions import CODES, LEAVES, TUPLE, WRITERS, write_text
 from headgate.wire.tables import write_dataset
 
-__all__ = ["OPTIONS", "default", "pack"]
+__all__ = ["OPTIONS", "default", "head", "pack"]
 
 OPTIONS: Final = (
     ormsgpack.OPT_PASSTHROUGH_BIG_INT
@@ -102,13 +102,15 @@ def pack(value: Any) -> bytes:
                 return packb(value, default, OPTIONS | ormsgpack.OPT_NON_STR_KEYS)
             except Exception:
                 pass
-        return _head(0x80, 0xDE, len(value)) + b"".join(map(pack, chain(*value.items())))
-    data = _head(0x90, 0xDC, len(value)) + b"".join(map(pack, value))
+        return head(0x80, 0xDE, len(value)) + b"".join(map(pack, chain(*value.items())))
+    data = head(0x90, 0xDC, len(value)) + b"".join(map(pack, value))
     return data if kind is list else packb(Ext(CODES[kind], data))
 
 
-def _head(short: int, long: int, members: int) -> bytes:
-    """Give the first bytes of a MessagePack array or map."""
+def head(short: int, long: int, members: int) -> bytes:
+    """
+    Give the first bytes of a MessagePack array or map.
+    """
     if members < 16:
         return bytes((short | members,))
     if members < 1 << 16:

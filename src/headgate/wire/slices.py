@@ -9,16 +9,14 @@ slice holds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
-import ormsgpack
 from msgpack import OutOfData, Unpacker
 
 from headgate.errors import PayloadError
 from headgate.wire.conversion import Conversion
 from headgate.wire.extensions import CODES
-from headgate.wire.limits import Limits, is_shallow
+from headgate.wire.limits import Limits, is_shallow, is_shallow_outside
 from headgate.wire.reading import Reading
 
 __all__ = ["SLICE", "read_sliced"]
@@ -199,7 +197,7 @@ class _SlicedReading:
     def _checked(self, data: bytes, levels: int) -> Any:
         """Decode bytes, unless they are too deep."""
         self._reading.has_extended = False
-        certain = _is_shallow_outside(data, levels)
+        certain = is_shallow_outside(data, levels)
         value = self._reading.read(data)
         if not certain or self._reading.has_extended:
             self._check_levels(value, data, levels)
@@ -220,23 +218,3 @@ class _SlicedReading:
 
 def _header(form: int, count: int) -> bytes:
     return bytes((form,)) + count.to_bytes(4, "big")
-
-
-def _is_shallow_outside(data: bytes, levels: int) -> bool:
-    """Whether a value is surely not too deep outside of its extensions."""
-    try:
-        ormsgpack.Fragment(b"\x91" * (_most_levels() - levels) + data)
-    except ValueError:
-        return False
-    return True
-
-
-@cache
-def _most_levels() -> int:
-    """Find the levels that ormsgpack reads: lists around a value make its limit ours."""
-    for levels in range(1024):
-        try:
-            ormsgpack.Fragment(b"\x91" * (levels + 1) + b"\xc0")
-        except ValueError:
-            return levels
-    raise AssertionError("this release of ormsgpack has no limit of its own")
