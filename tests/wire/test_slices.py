@@ -26,6 +26,7 @@ def sliced(data: bytes, size: int, limits: Limits = DEFAULT) -> Any:
     """Decode in slices of so many bytes, so that a small value has many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slices, "SLICE", size)
+        patch.setattr(slices, "_IN_ONE_COPY", size)
         return read_sliced(data, limits)
 
 
@@ -37,7 +38,7 @@ LARGE: dict[str, Callable[[], Any]] = {
     "texts": lambda: [f"text {index}" for index in range(50_000)],
     "rows": lambda: [{"id": index, "at": [index / 3, None]} for index in range(20_000)],
     "columns": lambda: {"a": list(range(100_000)), "b": ["x"] * 50_000, "c": b"x" * 300_000},
-    "long text": lambda: {"text": "ä" * 100_000, "more": ["x" * 200_000, ["y" * 70_000]]},
+    "long text": lambda: {"text": "äb€𝄞" * 50_000, "more": ["x" * 200_000, ["y" * 70_000]]},
     "tuple": lambda: ((1, (2, "x" * 100)),) * 5_000,
     "sets": lambda: [set(range(40_000)), frozenset(f"{index}" for index in range(40_000))],
     "keys": lambda: {(index, Decimal(index)): date(2024, 1, 1) for index in range(20_000)},
@@ -113,6 +114,8 @@ def test_levels(kind: str, size: int) -> None:
         b"\xc6\xff\xff\xff\xff" + b"\x01" * 100,
         b"\x91\xdb\x7f\xff\xff\xff" + b"\x01" * 100,
         b"\x92\x01\xc1" + b"\x01" * 100,
+        b"\xd9\x40" + b"x" * 63 + b"\xff",
+        b"\xd9\x40" + b"x" * 63 + b"\xc3",
         ext(3, b"\x91" + b"\x01" * 100),
         ext(3, b"\xdc\x00\x65" + b"\x01" * 100),
         ext(4, b"\x01" * 100),

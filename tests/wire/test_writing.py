@@ -50,6 +50,7 @@ def test_what_is_large() -> None:
         {"rows": [[1, 2]] * 2_000},
         {"result": {"rows": [0] * 2_000, "total": 2_000}},
         {"image": bytes(70_000)},
+        ["ä" * 70_000, "x" * 70_000, "x" * (1 << 16), "€" * 30_000],
     ):
         assert is_large(value)
         assert write_sliced(value, DEFAULT) == encode(value)

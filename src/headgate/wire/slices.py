@@ -8,7 +8,8 @@ slice holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from msgpack import OutOfData, Unpacker
@@ -24,6 +25,9 @@ __all__ = ["SLICE", "read_sliced"]
 SLICE: Final = 64 * 1024
 """Bytes that are decoded in one step: a few milliseconds, whatever they are. 32 at least."""
 
+_IN_ONE_COPY: Final = 2 * 1024 * 1024
+"""Bytes of a text, or of bytes, that are copied in one step."""
+
 _LIST: Final = 0xDD
 _MAP: Final = 0xDF
 """First bytes of the headers with four bytes of length: what every slice begins with."""
@@ -38,6 +42,7 @@ _LENGTHS: Final = {
 _LISTS: Final = frozenset((*range(0x90, 0xA0), 0xDC, 0xDD))
 _MAPS: Final = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _BYTES: Final = frozenset((0xC4, 0xC5, 0xC6))
+_TEXTS: Final = frozenset((0xD9, 0xDA, 0xDB))
 _EXTENSIONS: Final = frozenset((0xC7, 0xC8, 0xC9))
 
 _FROM_LIST: Final[dict[int, Callable[[list[Any]], Any]]] = {
@@ -94,8 +99,14 @@ class _SlicedReading:
             raise ValueError("input data was truncated")
         if first in _EXTENSIONS:
             return self._extension(at, body, end, level), end
+        if length <= _IN_ONE_COPY:
+            return self._reading.read(self._data[at:end]), end
         if first in _BYTES:
-            return self._bytes(body, end), end
+            # Other threads run between the pieces, and while join() copies more than a mebibyte.
+            return b"".join(map(bytes, self._pieces(body, end))), end
+        if first in _TEXTS:
+            decode = getincrementaldecoder("utf-8")().decode
+            return "".join([*map(decode, self._pieces(body, end)), decode(b"", True)]), end
         return self._reading.read(self._data[at:end]), end
 
     def _head(self, at: int) -> tuple[int, int, int]:
@@ -162,10 +173,9 @@ class _SlicedReading:
             raise ValueError(f"extension type {code} has other bytes than its array")
         return _FROM_LIST[code](members)
 
-    def _bytes(self, body: int, end: int) -> bytes:
-        # Other threads run between the pieces, and while join() copies more than a mebibyte.
-        pieces = range(body, end, SLICE)
-        return b"".join([bytes(self._data[at : min(at + SLICE, end)]) for at in pieces])
+    def _pieces(self, body: int, end: int) -> Iterator[memoryview]:
+        for at in range(body, end, SLICE):
+            yield self._data[at : min(at + SLICE, end)]
 
     def _fitting(self, form: int, at: int, count: int) -> tuple[int, int]:
         """Tell how many of the next members make a slice, and where it ends; 0 if not even one."""

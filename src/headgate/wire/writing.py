@@ -2,12 +2,11 @@
 Large values, encoded slice by slice.
 
 One call of the encoder may not take long: while it runs, no other thread does. So large lists,
-dictionaries and bytes are taken apart here, and their members are encoded some at a time.
+dictionaries, bytes and texts are taken apart here, and their members are encoded some at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final
 
@@ -26,24 +25,37 @@ _MANY: Final = 1000
 _MOST: Final = 4096
 """Members that are encoded in one step."""
 
-_KINDS: Final = frozenset({list, dict, bytes})
+_FEW: Final = 16
+"""Members up to which it costs little to look at each."""
+
+_KINDS: Final = frozenset({list, dict, str, bytes})
 
 
 def is_large(value: Any) -> bool:
     """
-    Whether a value looks as if encoding it might take long; it costs next to nothing.
+    Whether a value looks as if encoding it might take long.
+
+    It costs next to nothing: what is large far inside of a value is not seen.
     """
     kind = type(value)
-    if kind not in _KINDS:
+    if kind is str or kind is bytes:
+        return len(value) > SLICE
+    if kind is not dict and kind is not list:
         return False
-    if kind is bytes or len(value) > _MANY:
-        return len(value) > (SLICE if kind is bytes else _MANY)
-    members: Iterable[Any] = value.values() if kind is dict else value
-    if _KINDS.isdisjoint(map(type, members)):
-        return False
-    if len(value) <= 8:
-        return any(map(is_large, members))
-    return any(type(member) in _KINDS and len(member) > SLICE for member in members)
+    count = len(value)
+    if count > _MANY:
+        return True
+    members = value.values() if kind is dict else value
+    if count > _FEW:
+        # One of many stands for all of them.
+        first = next(iter(members))
+        return is_large(first) or (
+            (type(first) is list or type(first) is dict) and count * len(first) > _FEW * _MANY
+        )
+    for member in members:  # noqa: SIM110 (a generator takes twice as long)
+        if type(member) in _KINDS and member and is_large(member):
+            return True
+    return False
 
 
 def write_sliced(value: Any, limits: Limits) -> bytes | None:
@@ -75,9 +87,13 @@ class _SlicedWriting:
     def add(self, value: Any, level: int) -> None:
         """Encode a value that stands inside of so many containers."""
         kind = type(value)
-        if kind is bytes and len(value) > SLICE:
-            self._put(b"\xc6" + len(value).to_bytes(4, "big") if len(value) >> 16 else b"")
+        if kind is bytes and len(value) >= 1 << 16:
+            self._put(b"\xc6" + len(value).to_bytes(4, "big"))
             self._put(value)
+        elif kind is str and len(value) >= 1 << 16:
+            parts = [value[at : at + SLICE].encode() for at in range(0, len(value), SLICE)]
+            self._put(b"\xdb" + sum(map(len, parts)).to_bytes(4, "big"))
+            self._put(*parts)
         elif kind is list and level < self._limits.max_depth:
             # A copy, so that what others do to the list meanwhile changes nothing.
             members = value.copy()
@@ -137,9 +153,9 @@ class _SlicedWriting:
             self._has_extended = True
         return default(value)
 
-    def _put(self, piece: bytes) -> None:
-        self.pieces.append(piece)
-        self._size += len(piece)
+    def _put(self, *pieces: bytes) -> None:
+        self.pieces += pieces
+        self._size += sum(map(len, pieces))
 
 
 def _next_group(group: int, size: int) -> int:
