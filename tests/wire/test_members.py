@@ -13,11 +13,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import carried
 
+from headgate.dataset import Dataset
 from headgate.errors import PayloadError
 from headgate.wire.codec import DEFAULT, Limits, decode, encode
 from headgate.wire.members import count_members
@@ -31,11 +33,17 @@ def members(value: Any) -> int:
         return len(value) + sum(members(part) for item in value.items() for part in item)
     if isinstance(value, list | tuple | set | frozenset):
         return len(value) + sum(map(members, value))
+    if isinstance(value, Dataset):
+        # Its parts are arrays: names, types and the columns.
+        columns = value.columnCount
+        return 2 + 3 * columns + value.rowCount * columns
+    if isinstance(value, numpy.ndarray):
+        return 4 + value.ndim
     return 0
 
 
 @given(carried)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_values_of_all_kinds(value: Any) -> None:
     """Each element and each entry of every container counts, whatever stands around it."""
     arrived = decode(encode(value))
@@ -57,7 +65,7 @@ def test_values_of_all_kinds(value: Any) -> None:
     ),
     st.integers(0, 8_000),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_wherever_a_step_ends(values: list[Any], offset: int) -> None:
     """Values of every size, beside each other and across the places where the count pauses."""
     value = {"offset": "x" * offset, "values": [values, {"again": values}]}
@@ -78,7 +86,7 @@ def test_headers_longer_than_needed() -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_random_bytes(data: bytes) -> None:
     """The count of anything comes to its end; it is never too low for what can be decoded."""
     count = count_members(data, MANY)

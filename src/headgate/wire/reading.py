@@ -15,8 +15,11 @@ from typing import Any, Final
 import ormsgpack
 from msgspec.msgpack import Decoder
 
+from headgate.wire.arrays import read_array
 from headgate.wire.extensions import (
+    ARRAY,
     CODES,
+    DATASET,
     DECIMAL,
     FROZENSET,
     INT,
@@ -26,6 +29,7 @@ from headgate.wire.extensions import (
     UNIQUE_ID,
     Reader,
 )
+from headgate.wire.tables import read_dataset
 from headgate.wire.unpacking import is_guarded
 
 __all__ = ["Reading"]
@@ -33,6 +37,10 @@ __all__ = ["Reading"]
 _Hook = Callable[[int, memoryview], Any]
 
 _KINDS: Final = {code: kind for kind, code in CODES.items()}
+
+_TABULAR: Final = {DATASET: read_dataset, ARRAY: read_array}
+
+_READERS: Final[dict[int, Reader]] = {**READERS, **_TABULAR}
 
 _PREDICTABLE: Final = frozenset({INT, TUPLE, FROZENSET, TIMEDELTA, DECIMAL, UNIQUE_ID})
 """Extension types with hashes that do not differ from process to process."""
@@ -83,11 +91,13 @@ class Reading:
         nested: dict[int, Reader] = {}
 
         def hook(code: int, body: memoryview) -> Any:
-            read = READERS.get(code) or nested.get(code)
+            read = _READERS.get(code) or nested.get(code)
             if read is None:
                 read = nested[code] = self._nested(code, levels)
-            if code in _KINDS:
+            if code in _KINDS or code in _TABULAR:
                 self.has_extended = True
+                if self._guarded:
+                    ormsgpack.Fragment(bytes(body))
             value = read(body)
             if code in _PREDICTABLE:
                 self._note(value)
@@ -100,14 +110,7 @@ class Reading:
             problem = "nested too deeply" if code in _KINDS else "unknown to this release"
             raise ValueError(f"extension type {code} is {problem}")
         read: Reader = Decoder(_KINDS[code], ext_hook=self._hook(levels - 1)).decode
-        if not self._guarded:
-            return read
-
-        def read_scanned(body: memoryview) -> Any:
-            ormsgpack.Fragment(bytes(body))
-            return read(body)
-
-        return read_scanned
+        return read
 
     def _note(self, value: Any) -> None:
         """Count a value's hash, before anybody puts it into a dictionary or set."""

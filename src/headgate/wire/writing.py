@@ -28,20 +28,20 @@ _MOST: Final = 4096
 _FEW: Final = 16
 """Members up to which it costs little to look at each."""
 
-_KINDS: Final = frozenset({list, dict, str, bytes})
+_LEAST: Final[dict[type, int]] = {dict: 0, list: _FEW, str: SLICE, bytes: SLICE}
+"""Lengths up to which a member of a value is not looked at."""
 
 
-def is_large(value: Any) -> bool:
+def is_large(value: Any, levels: int = 3) -> bool:
     """
     Whether a value looks as if encoding it might take long.
 
-    It costs next to nothing: what is large far inside of a value is not seen.
+    It is asked of every value, so it only glances: what is large inside of short lists, or some
+    levels down, is not seen.
     """
     kind = type(value)
-    if kind is str or kind is bytes:
-        return len(value) > SLICE
     if kind is not dict and kind is not list:
-        return False
+        return (kind is str or kind is bytes) and len(value) > SLICE
     count = len(value)
     if count > _MANY:
         return True
@@ -49,11 +49,17 @@ def is_large(value: Any) -> bool:
     if count > _FEW:
         # One of many stands for all of them.
         first = next(iter(members))
-        return is_large(first) or (
+        return (levels > 1 and is_large(first, levels - 1)) or (
             (type(first) is list or type(first) is dict) and count * len(first) > _FEW * _MANY
         )
-    for member in members:  # noqa: SIM110 (a generator takes twice as long)
-        if type(member) in _KINDS and member and is_large(member):
+    for member in members:
+        least = _LEAST.get(type(member))
+        if (
+            least is not None
+            and len(member) > least
+            and levels > 1
+            and is_large(member, levels - 1)
+        ):
             return True
     return False
 
