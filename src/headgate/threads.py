@@ -1,4 +1,4 @@
-"""Event loops on threads of their own, batched hops onto a loop, and the callback thread."""
+"""Event loops on threads of their own, batched hops onto a loop, the callback thread, clocks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CallbackThread", "LoopThread", "Mailbox", "new_event_loop"]
+__all__ = ["CallbackThread", "LoopThread", "Mailbox", "cpu_clock", "new_event_loop"]
 
 logger = logging.getLogger("headgate.threads")
 
@@ -32,6 +33,18 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def cpu_clock() -> int | None:
+    """
+    Return the clock of the processor time that this thread uses, for `time.clock_gettime`.
+
+    Any thread of the process may read it; once this one has ended that is an OSError. macOS and
+    Windows have no such clock: None.
+    """
+    if hasattr(time, "pthread_getcpuclockid"):
+        return time.pthread_getcpuclockid(threading.get_ident())
+    return None
 
 
 class Mailbox(Generic[Item]):
@@ -156,7 +169,14 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop = new_event_loop()
+        self.clock: int | None = None
+        """Its `cpu_clock`, once it runs."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's identifier, once it runs."""
+        return self._thread.ident
 
     def start(self) -> None:
         """Start the thread."""
@@ -195,6 +215,7 @@ class LoopThread:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        self.clock = cpu_clock()
         asyncio.set_event_loop(self.loop)
         try:
             while not self._ran_until_stopped():

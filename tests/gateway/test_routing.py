@@ -123,7 +123,7 @@ class TestGatewaysOwn:
         error = scope(rig.gateway({})).request("@gateway", "reboot").getError()
         assert isinstance(error, HandlerNotFound)
         assert "'reboot'" in str(error)
-        assert "handlers, remote_servers, stats" in str(error)
+        assert "handlers, ps, remote_servers, stack, stats" in str(error)
 
 
 class TestRemote:

@@ -245,6 +245,40 @@ def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     call.handlers(call.Target(url=url, as_json=as_json))
 
 
+@app.command()
+def ps(
+    stack: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Show the Python stack of this run: its ID here, its request's ID, or how only "
+            "one of them begins.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:
+    """
+    Show what runs on a gateway: handler, thread, for how long and for whom.
+
+    A run is running, waiting for a request of its own, or abandoned: its request
+    is over, but a thread cannot be stopped. 8 abandoned threads of one project
+    make its thread handlers answer Overloaded.
+
+    --json prints {"running": […], "queued": […]}; with --stack the run with its
+    stack, a list of lines.
+    """
+    from headgate.cli import ps
+    from headgate.cli.call import Target
+
+    target = Target(url=url, as_json=as_json)
+    if stack is None:
+        ps.ps(target)
+    else:
+        ps.stack(target, stack)
+
+
 def _named(pairs: list[str] | None) -> dict[str, Path]:
     named = {}
     for pair in pairs or []:

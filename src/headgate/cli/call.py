@@ -21,7 +21,7 @@ from headgate.errors import CancellationException, ConfigurationError, RequestTi
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
 
-__all__ = ["Target", "handlers", "message", "request"]
+__all__ = ["Target", "connected", "handlers", "message", "request"]
 
 FATE_SECONDS = 1.0
 """Seconds to wait for the word of what became of the handler, after Ctrl-C or a timeout."""
@@ -52,7 +52,7 @@ def request(
     over = threading.Event()
     with reporting(as_json=target.as_json):
         value = _read_payload(payload)
-        with _connected(target) as client, waiting(f"{target.project}/{target.handler}") as show:
+        with connected(target) as client, waiting(f"{target.project}/{target.handler}") as show:
             with _usage():
                 handle = client.request(
                     target.project,
@@ -80,7 +80,7 @@ def message(target: Target, payload: str | None, *, scope: str | None) -> None:
     """Send a message and show the report of its delivery, one line for each receiver."""
     with reporting(as_json=target.as_json):
         value = _read_payload(payload)
-        with _connected(target) as client, _usage():
+        with connected(target) as client, _usage():
             handle = client.message(target.project, target.handler, value, scope=scope)
             report: list[str] = handle.get()
     if target.as_json:
@@ -92,7 +92,7 @@ def message(target: Target, payload: str | None, *, scope: str | None) -> None:
 
 def handlers(target: Target) -> None:
     """Show the message handlers of a gateway."""
-    with reporting(as_json=target.as_json), _connected(target) as client:
+    with reporting(as_json=target.as_json), connected(target) as client:
         found: list[dict[str, Any]] = client.request(target.project, target.handler).get()
     if target.as_json:
         print_document({"handlers": found})
@@ -104,7 +104,7 @@ def handlers(target: Target) -> None:
     print_table(("project", "handler", "threading", "file"), rows)
 
 
-def _connected(target: Target) -> Client:
+def connected(target: Target) -> Client:
     # What the client logs of a lost connection, the request's own error says too.
     logging.getLogger("headgate").addHandler(logging.NullHandler())
     return connect(target.url)

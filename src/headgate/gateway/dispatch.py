@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from headgate.errors import (
     CancellationException,
@@ -15,6 +15,7 @@ from headgate.errors import (
     DeadlockError,
     HandlerNotFound,
     Overloaded,
+    PayloadError,
     PermissionDenied,
     ProjectNotFound,
     RequestError,
@@ -31,13 +32,34 @@ from headgate.runtimes.thread import ThreadRuntime
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
-from headgate.wire.codec import encode
+from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "Dispatch", "Hosted"]
+__all__ = ["GATEWAY_PROJECT", "Builtin", "Dispatch", "Hosted"]
 
 logger = logging.getLogger("headgate.gateway")
 
-Builtin = Callable[[], Any]
+MAX_ASKED = 4096
+"""Bytes of a payload for the gateway's own handlers, which are answered on its event loop."""
+
+
+class Builtin(NamedTuple):
+    """A handler of the gateway itself; what it returns is the result."""
+
+    function: Callable[..., Any]
+    """What is called on the event loop: without arguments, or with the decoded payload."""
+
+    action: Action = "see"
+    """What its caller must be allowed to do."""
+
+    takes_payload: bool = False
+
+    def answer(self, payload: bytes) -> Outcome:
+        """Return the outcome; raises RequestError if there is none."""
+        if not self.takes_payload:
+            return Encoded(encode(self.function(), root="result"))
+        if len(payload) > MAX_ASKED:
+            raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
+        return Encoded(encode(self.function(decode(payload)), root="result"))
 
 
 class Hosted:
@@ -64,7 +86,7 @@ class Dispatch:
         requests: The open requests.
         network: The way to other gateways.
         recorder: Is told of refusals.
-        builtins: The gateway's own handlers by name; they show what there is.
+        builtins: The gateway's own handlers by name.
     """
 
     def __init__(
@@ -145,7 +167,8 @@ class Dispatch:
         """Return whatever answers an invocation; raises RequestError if nothing may or can."""
         project, handler = invocation.project, invocation.handler
         if project == GATEWAY_PROJECT:
-            action = "see"
+            builtin = self._builtins.get(handler)
+            action = "see" if builtin is None else builtin.action
         try:
             self._policy.authorise(invocation.caller, action, project, handler)
         except PermissionDenied as error:
@@ -180,13 +203,13 @@ class Dispatch:
         return None
 
     def _builtin(self, name: str) -> Endpoint:
-        function = self._builtins.get(name)
-        if function is None:
+        builtin = self._builtins.get(name)
+        if builtin is None:
             known = ", ".join(sorted(self._builtins))
             raise HandlerNotFound(
                 f"The gateway has no handler {name!r} of its own. It has: {known}"
             )
-        return lambda i: self._requests.end(i, Encoded(encode(function(), root="result")))
+        return lambda i: self._requests.end(i, builtin.answer(i.payload))
 
     # --- messages --------------------------------------------------------------------------------
 

@@ -30,9 +30,10 @@ from headgate.errors import (
     GatewayUnreachable,
     RequestError,
 )
-from headgate.gateway.dispatch import Dispatch, Hosted
+from headgate.gateway.dispatch import Builtin, Dispatch, Hosted
 from headgate.gateway.project import Problem, Project, Projects, load_projects
 from headgate.gateway.requests import Requests
+from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.sessions import ClientSession, Sessions
 from headgate.gateway.source import find_projects
@@ -118,6 +119,7 @@ class Gateway:
         self._arriving = Allowance()
         self._projects: Projects | None = None
         self._hosted: dict[str, Hosted] = {}
+        self._running = Running(name, self._hosted)
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -232,7 +234,10 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
-        self._requests = Requests(recorder=self._recorder, later=loop.call_later)
+        self._running = Running(self.name, self._hosted)
+        self._requests = Requests(
+            recorder=self._recorder, later=loop.call_later, on_work=self._running.watchdog.wake
+        )
         self._dispatch = Dispatch(
             self,
             hosted=self._hosted,
@@ -241,9 +246,11 @@ class Gateway:
             network=self._network,
             recorder=self._recorder,
             builtins={
-                "handlers": self._list_handlers,
-                "remote_servers": self.remote_servers,
-                "stats": self.stats,
+                "handlers": Builtin(self._list_handlers),
+                "ps": Builtin(self.running),
+                "remote_servers": Builtin(self.remote_servers),
+                "stack": Builtin(self._running.stack, action="administer", takes_payload=True),
+                "stats": Builtin(self.stats),
             },
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
@@ -304,6 +311,7 @@ class Gateway:
             logger.error("%s", problem)
 
     def _close_files(self) -> None:
+        self._running.watchdog.close()
         for hosted in self._hosted.values():
             hosted.runtime.close()
         self._hosted.clear()
@@ -350,6 +358,10 @@ class Gateway:
     def remote_servers(self) -> list[str]:
         """Return the names of the other gateways that can be reached."""
         return [name for name in self._network.servers() if name != self.name]
+
+    def running(self) -> dict[str, Any]:
+        """Return what runs and what waits to begin, as ``headgate ps --json`` prints it."""
+        return self._running.table()
 
     def stats(self) -> dict[str, int]:
         """

@@ -34,15 +34,21 @@ class Requests:
     Args:
         recorder: Is told of requests that did not succeed.
         later: Runs a function on the event loop after a number of seconds.
+        on_work: Called every now and then while anything is open.
     """
 
     def __init__(
-        self, *, recorder: Recorder, later: Callable[[float, Callable[[], None]], object]
+        self,
+        *,
+        recorder: Recorder,
+        later: Callable[[float, Callable[[], None]], object],
+        on_work: Callable[[], None],
     ) -> None:
         self._open: dict[Invocation, Invocation] = {}
         self._deadlines = Deadlines()
         self._recorder = recorder
         self._later = later
+        self._on_work = on_work
         self._ticking = False
 
     def __len__(self) -> int:
@@ -68,6 +74,7 @@ class Requests:
             deadlines.next = invocation.deadline
         if not self._ticking:
             self._ticking = True
+            self._on_work()
             self._later(TICK_SECONDS, self._tick)
 
     def shorten(self, invocation: Invocation, deadline: float) -> None:
@@ -125,6 +132,7 @@ class Requests:
         finally:
             self._ticking = bool(self._open)
             if self._ticking:
+                self._on_work()
                 pause = min(TICK_SECONDS, max(0.001, self._deadlines.next - now))
                 self._later(pause, self._tick)
 

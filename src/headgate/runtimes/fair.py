@@ -71,6 +71,10 @@ class FairQueue:
             del self._lines[session]
         return True
 
+    def gates(self) -> list[Gate]:
+        """Return the gate of each invocation; from any thread."""
+        return [gate for line in list(self._lines.values()) for gate in list(line.values())]
+
     def clear(self) -> None:
         """Forget everything."""
         self._lines.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -10,6 +11,7 @@ from headgate.invocation import Fate, Invocation
 from headgate.outcome import Failure, Outcome
 from headgate.runtimes.execute import Runnable
 from headgate.runtimes.fair import FairQueue
+from headgate.runtimes.running import HandlerThread, Run
 
 __all__ = ["Finished", "Gate", "Lane", "begin"]
 
@@ -33,6 +35,18 @@ class Lane(Protocol):
     @property
     def running(self) -> list[Invocation]:
         """What runs at this moment, waiting handlers included."""
+
+    @property
+    def threads(self) -> Sequence[HandlerThread]:
+        """The threads that run handlers."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """What runs at this moment and where."""
+
+    @property
+    def queued(self) -> list[Gate]:
+        """The gates of what waits in the lane, one for each invocation."""
 
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""

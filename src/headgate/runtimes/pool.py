@@ -7,12 +7,14 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.fair import FairQueue
-from headgate.threads import BURST, Mailbox
+from headgate.runtimes.running import Run, Turn
+from headgate.threads import BURST, Mailbox, cpu_clock
 
 if TYPE_CHECKING:
     from headgate.runtimes.gate import Finished, Gate
@@ -41,13 +43,23 @@ class Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.invocation: Invocation | None = None
         """What it runs at this moment."""
+        self.clock: int | None = None
+        """Its `cpu_clock`, once it runs."""
         self.latch = threading.Lock()
         self.latch.acquire()
         self._pool = pool
 
     def run(self) -> None:
         """Take invocations until the pool has no use for this thread."""
+        self.clock = cpu_clock()
         self._pool.work(self)
+
+    def turn(self, before: Turn | None) -> Turn | None:
+        """Return what it runs; `before` if that has not changed since."""
+        invocation = self.invocation
+        if invocation is None or (before is not None and before.invocation is invocation):
+            return before if invocation is not None else None
+        return Turn(invocation, since=invocation.started_at or monotonic())
 
 
 class Pool:
@@ -210,6 +222,22 @@ class Pool:
         # Each is read once: its thread may be through with it at any moment.
         found = [worker.invocation for worker in self._workers]
         return [invocation for invocation in found if invocation is not None]
+
+    @property
+    def threads(self) -> list[Worker]:
+        """Its threads, idle ones included."""
+        return list(self._workers)
+
+    @property
+    def runs(self) -> list[Run]:
+        """What runs at this moment and where."""
+        found = [(worker, worker.invocation) for worker in list(self._workers)]
+        return [Run(invocation, worker) for worker, invocation in found if invocation is not None]
+
+    @property
+    def queued(self) -> list[Gate]:
+        """The gates of what waits for a thread, one for each invocation."""
+        return list(self._queue.values()) + self._backlog.gates()
 
     def close(self) -> None:
         """Let the threads end: idle ones now, the others when their handler returns."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Report, execute_async
+from headgate.runtimes.running import Run, Turn
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class TaskLoop:
         report: Report,
         on_wait: Callable[[Invocation], None],
     ) -> None:
-        self._name = name
+        self.name = name
+        """Name of its thread."""
         self._begin = begin
         self._ends = ends
         self._gateway_loop = loop
@@ -93,6 +96,55 @@ class TaskLoop:
         """What runs at this moment."""
         return list(self._tasks)
 
+    @property
+    def threads(self) -> list[TaskLoop]:
+        """Itself, once it has a thread."""
+        return [self] if self._thread is not None else []
+
+    @property
+    def runs(self) -> list[Run]:
+        """What runs at this moment, tasks that wait included."""
+        return [Run(invocation, self, task) for invocation, task in list(self._tasks.items())]
+
+    @property
+    def queued(self) -> list[Gate]:
+        """The gates of what has no task yet, one for each invocation."""
+        return list(self._queue.values())
+
+    @property
+    def ident(self) -> int | None:
+        """Identifier of its thread."""
+        return self._thread.ident if self._thread is not None else None
+
+    @property
+    def clock(self) -> int | None:
+        """The `cpu_clock` of its thread."""
+        return self._thread.clock if self._thread is not None else None
+
+    def turn(self, before: Turn | None) -> Turn | None:
+        """
+        Return what the loop executes; `before` if that has not paused since.
+
+        Theory of operation: a turn's end is put into the loop while the task executes a step. The
+        loop takes what it is given in order, so the task's next step comes after that.
+        """
+        if self._thread is None:
+            return None
+        loop = self._thread.loop
+        task = asyncio.current_task(loop)
+        if task is None:
+            return None
+        if before is not None and before.task is task and not before.over:
+            return before
+        running = list(self._tasks.items())
+        invocation = next((invocation for invocation, each in running if each is task), None)
+        if invocation is None:
+            return None
+        turn = Turn(invocation, task=task)
+        with suppress(RuntimeError):  # the loop is closed, so the task is at its end
+            loop.call_soon_threadsafe(turn.end)
+        return turn
+
     def lend(self) -> None:
         """Nothing to lend: an interrupted task ends."""
 
@@ -110,7 +162,7 @@ class TaskLoop:
         return {"queued": len(self._queue), "running": len(self._tasks)}
 
     def _open(self) -> Mailbox[Invocation]:
-        self._thread = LoopThread(self._name)
+        self._thread = LoopThread(self.name)
         self._thread.start()
         self._mailbox = Mailbox(self._thread.loop, self._start)
         return self._mailbox

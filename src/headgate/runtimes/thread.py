@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Runnable, execute
-from headgate.runtimes.gate import Finished, Gate, begin
+from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.pool import Pool
+from headgate.runtimes.running import HandlerThread, Run
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
@@ -99,6 +101,27 @@ class ThreadRuntime:
             "under_way": sum(gate.under_way for gate in self._gates),
             "abandoned": len(self._hung),
         }
+
+    @property
+    def threads(self) -> list[HandlerThread]:
+        """The threads that run handlers."""
+        return [thread for lane in self._lanes for thread in lane.threads]
+
+    @property
+    def runs(self) -> list[Run]:
+        """What runs at this moment and where; abandoned runs included."""
+        return [run for lane in self._lanes for run in lane.runs]
+
+    def queued(self) -> dict[str, int]:
+        """Return how many invocations wait to begin, by handler."""
+        count = Counter(gate.handler.name for lane in self._lanes for gate in lane.queued)
+        for gate in self._gates:
+            count[gate.handler.name] += gate.waiting
+        return {handler: number for handler, number in sorted(count.items()) if number}
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        return [self._pool, *self._dedicated, self._tasks]
 
     def _add_dedicated(self, handler: str) -> Pool:
         name = f"headgate-{self._project}-{handler}"
