@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from headgate.channel.address import DEFAULT_PORT
 from headgate.cli.app import DEFAULT_URL, app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
+from headgate.cli.ps import duration
 
 HANDLERS = {
     "double": """
@@ -777,6 +779,7 @@ def test_help_imports_little() -> None:
     """`headgate --help` needs neither the client nor the server."""
     program = """
 import sys
+import threading
 from headgate.cli import main
 sys.argv[1:] = ["--help"]
 try:
@@ -805,3 +808,95 @@ def test_output_that_the_terminal_cannot_show(plant: Plant) -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout) == {"a": "→"}
+
+
+@contextmanager
+def busy(plant: Plant) -> Iterator[str]:
+    """A handler that runs; gives the ID of its request."""
+    with headgate.connect(plant.url, host_name="panel-7") as client:
+        handle = client.request("P", "long")
+        while not any(
+            row["request_id"] == handle.request_id
+            for row in client.request("@gateway", "ps").get()["running"]
+        ):
+            pass
+        yield handle.request_id
+        handle.cancel()
+
+
+def test_ps_without_a_run(project: Path) -> None:
+    """`headgate ps` says so when nothing runs."""
+    with headgate.Gateway(projects=project, port=0) as gateway:
+        result = invoke("ps", "--url", gateway.url)
+    assert (result.exit_code, result.stdout) == (0, "Nothing runs.\n")
+
+
+def test_ps_lists_what_runs(plant: Plant) -> None:
+    """`headgate ps` shows handler, state, time, thread and caller of a run."""
+    with busy(plant):
+        result = invoke("ps")
+    assert result.exit_code == 0
+    head, _, *lines = result.stdout.splitlines()
+    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "thread", "caller"]
+    line = next(line for line in lines if " at panel-7" in line)
+    assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
+
+
+def test_ps_for_machines(plant: Plant) -> None:
+    """`headgate ps --json` prints the runs and the queues."""
+    with busy(plant) as request_id:
+        document = json.loads(invoke("ps", "--json").stdout)
+    assert document.keys() == {"running", "queued"}
+    assert request_id in {row["request_id"] for row in document["running"]}
+
+
+def test_ps_shows_abandoned_runs_and_queues(project: Path) -> None:
+    """Below the table stands how many were abandoned, and what waits to begin."""
+    messages = project / "A" / "messages"
+    messages.mkdir(parents=True)
+    (messages / "hold.py").write_text(
+        "import headgate\n\n@headgate.handler(concurrency=1)\n"
+        "def handleMessage(payload, context):\n    system.util.globals['go'].wait(20)\n"
+    )
+    with (
+        headgate.Gateway(projects=project, port=0) as gateway,
+        headgate.connect(gateway.url) as client,
+    ):
+        go = gateway.globals["go"] = threading.Event()
+        handles = [client.request("A", "hold", timeout=1) for _ in range(2)]
+        handles.append(client.request("A", "hold"))
+        assert all(handle.getError() for handle in handles[:2])
+        shown = invoke("ps", "--url", gateway.url).stdout
+        go.set()
+        handles[2].get()
+    assert " abandoned " in shown
+    assert "A/hold: 1 waiting to begin.\n" in shown
+    assert shown.endswith("1 abandoned: the request is over, the handler has not returned.\n")
+
+
+def test_ps_shows_a_stack(plant: Plant) -> None:
+    """`headgate ps --stack ID` prints where a handler is, also for machines."""
+    with busy(plant) as request_id:
+        text = invoke("ps", "--stack", request_id).stdout
+        document = json.loads(invoke("ps", "--json", "--stack", request_id).stdout)
+    assert re.match(r"P/long, running, for \d+\.\d\d s:\n  File ", text)
+    assert "in handleMessage\n" in text
+    assert document["request_id"] == request_id
+    assert document["stack"][0].endswith("in handleMessage")
+
+
+def test_ps_of_an_unknown_id(plant: Plant) -> None:
+    """The exit code is 6, and the text says where to look."""
+    result = invoke("ps", "--stack", "999-1")
+    assert result.exit_code == ExitCode.NOT_FOUND
+    assert "Nothing runs here that has the id '999-1'. See: headgate ps" in result.stderr
+    assert error_of(invoke("ps", "--stack", "999-1", "--json"))["code"] == "handler_not_found"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.254, "0.25 s"), (12.9, "12 s"), (187, "3 min 07 s"), (7500, "2 h 05 min")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    """Times are written as people read them."""
+    assert duration(seconds) == shown

@@ -17,6 +17,7 @@ import pytest
 import headgate
 from headgate import errors
 from headgate.channel import protocol, server
+from headgate.invocation import Caller
 from headgate.wire import chunks, codec, extensions, frames, handshake, session
 
 if TYPE_CHECKING:
@@ -111,6 +112,39 @@ def test_errors() -> None:
     kinds = [getattr(errors, name) for name in errors.__all__]
     requests = [kind for kind in kinds if issubclass(kind, errors.RequestError)]
     assert found == {kind.code: kind.__name__ for kind in requests}
+
+
+class Asked:
+    """A policy that lets everybody do everything, and keeps what was asked."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, str] = {}
+
+    def authorise(self, caller: Caller, action: str, project: str, handler: str) -> None:
+        self.actions[handler] = action
+
+
+def test_the_gateways_own_handlers(rig: Rig) -> None:
+    """Each handler of the gateway stands there with its action, and no other does."""
+    policy = Asked()
+    client = rig.client(rig.gateway({}, policy=policy))
+    known = str(client.request("@gateway", "?").getError()).rpartition("It has: ")[2].split(", ")
+    for name in known:
+        client.request("@gateway", name).block()
+    section = TEXT.partition("\n## The gateway's own handlers\n")[2]
+    documented = {row[0].strip("`"): row[1] for row in rows(section)}
+    assert documented == {name: policy.actions[name] for name in known}
+
+
+def test_the_keys_of_a_run(rig: Rig) -> None:
+    """What `ps` tells of a run stands there."""
+    hub = rig.gateway({"P/hold": rig.HOLD})
+    client = rig.client(hub)
+    client.request("P", "hold", {})
+    hub.globals["running"].get(timeout=20)
+    (run,) = client.request("@gateway", "ps").get()["running"]
+    table = rows(TEXT.partition("A run is a map:\n")[2])
+    assert set(run) == {key for row in table for key in re.findall(r"`(\w+)`", row[0])}
 
 
 def test_extension_types() -> None:

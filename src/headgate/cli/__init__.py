@@ -5,6 +5,7 @@ The command line: ``headgate --help``.
 - `ends`      exit codes, and how a command ends with an error
 - `output`    what machines and people get to read
 - `call`      request, message and handlers: a client's calls
+- `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `projects`  init and check: projects without a gateway
 - `demo`      the manual page's requests, as they happen

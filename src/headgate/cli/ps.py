@@ -26,7 +26,7 @@ def ps(target: Target) -> None:
     else:
         print("Nothing runs.")
     for row in found["queued"]:
-        print(f"{row['queued']} calls of {row['project']}/{row['handler']} wait to begin.")
+        print(f"{row['project']}/{row['handler']}: {row['queued']} waiting to begin.")
     abandoned = sum(row["state"] == "abandoned" for row in found["running"])
     if abandoned:
         print(f"{abandoned} abandoned: the request is over, the handler has not returned.")

@@ -30,7 +30,7 @@ class Turn:
         task: The task, for an ``async def`` handler.
     """
 
-    __slots__ = ("cpu", "held", "invocation", "over", "since", "task")
+    __slots__ = ("blocked", "cpu", "held", "invocation", "over", "since", "task")
 
     def __init__(
         self,
@@ -47,7 +47,9 @@ class Turn:
         self.cpu = 0.0
         """Seconds of processor time that it has certainly used, up to the watchdog's last look."""
         self.held = 0.0
-        """Seconds of processor time that it has used while nobody else got the interpreter."""
+        """Seconds of processor time that it has used since the interpreter was last found free."""
+        self.blocked = 0.0
+        """Seconds for which it has kept its event loop and used no processor time."""
 
     def end(self) -> None:
         """Take note that the task has paused; on its event loop."""
