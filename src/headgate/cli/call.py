@@ -105,6 +105,7 @@ def handlers(target: Target) -> None:
 
 
 def connected(target: Target) -> Client:
+    """Return a client of the gateway; raises GatewayUnreachable if it cannot be reached."""
     # What the client logs of a lost connection, the request's own error says too.
     logging.getLogger("headgate").addHandler(logging.NullHandler())
     return connect(target.url)
