@@ -249,7 +249,7 @@ class TestOthers:
         yard.start("sleeps", yard.sleep)
         yard.start("now and then", now_and_then)
         yard.start("spin", yard.spin)
-        yard.log.naming("spin", 40)
+        yard.log.naming("spin", 25)
         assert not [text for text in yard.log.texts if "P/spin" not in text]
 
     def test_a_task_that_pauses_is_not_named(self, yard: Yard) -> None:
