@@ -497,11 +497,13 @@ def test_handlers_are_listed(plant: Plant) -> None:
     """A table of project, handler, threading and file; nothing is cut to fit."""
     result = invoke("handlers")
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines()]
+    table, _, problems = result.stdout.partition("\nProblem with ")
+    rows = [line.split() for line in table.splitlines()]
     assert rows[0] == ["project", "handler", "threading", "file"]
     assert [row[1] for row in rows[2:]] == sorted(HANDLERS)
     assert next(row[:3] for row in rows if row[1:2] == ["fast"]) == ["P", "fast", "async"]
     assert all(Path(row[3]).is_file() for row in rows[2:])
+    assert problems.startswith("P/broken")
 
 
 def test_handlers_for_machines(plant: Plant) -> None:

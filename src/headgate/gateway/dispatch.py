@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -21,34 +23,30 @@ from headgate.errors import (
     RequestTimeout,
 )
 from headgate.gateway.deadlock import find_deadlock
-from headgate.gateway.project import Project
+from headgate.gateway.hosting import Hosted
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Finished, Gate
-from headgate.runtimes.thread import ThreadRuntime
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
-from headgate.wire.codec import encode
+from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "Dispatch", "Hosted"]
+__all__ = ["GATEWAY_PROJECT", "Builtin", "Dispatch"]
 
 logger = logging.getLogger("headgate.gateway")
 
-Builtin = Callable[[], Any]
 
+@dataclass(frozen=True)
+class Builtin:
+    """A handler that the gateway has itself."""
 
-class Hosted:
-    """A project that the gateway hosts, the runtime of its handlers, and their endpoints."""
-
-    def __init__(self, project: Project, runtime: ThreadRuntime) -> None:
-        self.project = project
-        self.runtime = runtime
-        self.endpoints: dict[str, Gate] = {
-            name: runtime.endpoint(handler) for name, handler in project.handlers.items()
-        }
+    answer: Callable[[Any], Any]
+    """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
+    action: Action = "see"
+    """What the caller must be allowed to do."""
 
 
 class Dispatch:
@@ -64,7 +62,7 @@ class Dispatch:
         requests: The open requests.
         network: The way to other gateways.
         recorder: Is told of refusals.
-        builtins: The gateway's own handlers by name; they show what there is.
+        builtins: The gateway's own handlers by name.
     """
 
     def __init__(
@@ -85,6 +83,7 @@ class Dispatch:
         self._network = network
         self._recorder = recorder
         self._builtins = builtins
+        self._answering: set[asyncio.Future[None]] = set()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -145,7 +144,8 @@ class Dispatch:
         """Return whatever answers an invocation; raises RequestError if nothing may or can."""
         project, handler = invocation.project, invocation.handler
         if project == GATEWAY_PROJECT:
-            action = "see"
+            builtin = self._builtins.get(handler)
+            action = "see" if builtin is None else builtin.action
         try:
             self._policy.authorise(invocation.caller, action, project, handler)
         except PermissionDenied as error:
@@ -164,7 +164,7 @@ class Dispatch:
             raise _no_project(project, self._hosted, self._gateway.name)
         endpoint = hosted.endpoints.get(handler)
         if endpoint is None:
-            raise _no_handler(hosted.project, handler)
+            raise _no_handler(hosted, handler)
         return endpoint
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
@@ -180,13 +180,34 @@ class Dispatch:
         return None
 
     def _builtin(self, name: str) -> Endpoint:
-        function = self._builtins.get(name)
-        if function is None:
+        builtin = self._builtins.get(name)
+        if builtin is None:
             known = ", ".join(sorted(self._builtins))
             raise HandlerNotFound(
                 f"The gateway has no handler {name!r} of its own. It has: {known}"
             )
-        return lambda i: self._requests.end(i, Encoded(encode(function(), root="result")))
+        return lambda i: self._answer(i, builtin)
+
+    def _answer(self, invocation: Invocation, builtin: Builtin) -> None:
+        value = builtin.answer(decode(invocation.payload))
+        if not isinstance(value, Awaitable):
+            self._requests.end(invocation, Encoded(encode(value, root="result")))
+            return
+        task = asyncio.ensure_future(self._answer_later(invocation, value))
+        # The event loop itself does not hold on to its tasks.
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer_later(self, invocation: Invocation, value: Awaitable[Any]) -> None:
+        outcome: Outcome
+        try:
+            outcome = Encoded(encode(await value, root="result"))
+        except Exception:
+            logger.exception("%s failed", invocation.target)
+            outcome = Failure(
+                RequestError(f"The gateway failed at {invocation.target}; its log says more")
+            )
+        self._requests.end(invocation, outcome)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -310,21 +331,19 @@ def _no_project(name: str, known: Iterable[str], gateway: str) -> ProjectNotFoun
     )
 
 
-def _no_handler(project: Project, name: str) -> HandlerNotFound:
+def _no_handler(hosted: Hosted, name: str) -> HandlerNotFound:
+    project = hosted.project
+    subject = f"The message handler {name!r} of project {project.name!r}"
     # A problem without a handler is the project's own: nothing of it may serve.
-    problems = [p for p in project.problems if p.handler in (name, "")]
+    problems = [p for p in hosted.problems if p.handler in (name, "")]
     broken = next((p for p in problems if p.handler or not project.handlers), None)
     if broken is not None:
-        return HandlerNotFound(
-            f"The message handler {name!r} of project {project.name!r} could not be loaded: "
-            f"{broken}"
-        )
+        return HandlerNotFound(f"{subject} could not be loaded: {broken}")
     script = os.path.join(project.path, "messages", f"{name}.py")
     if ".." not in name and not os.path.isabs(name) and os.path.exists(script):
-        return HandlerNotFound(
-            f"The message handler {name!r} of project {project.name!r} came after the gateway had "
-            "loaded the project: restart the gateway"
-        )
+        if hosted.refused is not None:
+            return HandlerNotFound(f"{subject} waits for a correction: {hosted.problems[0]}")
+        return HandlerNotFound(f"{subject} came after the project was loaded. See: headgate reload")
     return HandlerNotFound(
         f'The message handler "{name}" could not be found in project {project.name!r}. '
         f"{_nearest(name, project.handlers)}Its scripts are in {project.path / 'messages'}"

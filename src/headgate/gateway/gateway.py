@@ -7,12 +7,13 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headgate import __version__
 from headgate.channel.local import (
@@ -30,12 +31,13 @@ from headgate.errors import (
     GatewayUnreachable,
     RequestError,
 )
-from headgate.gateway.dispatch import Dispatch, Hosted
-from headgate.gateway.project import Problem, Project, Projects, load_projects
+from headgate.gateway.dispatch import Builtin, Dispatch
+from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.sessions import ClientSession, Sessions
-from headgate.gateway.source import find_projects
+from headgate.gateway.source import ProjectFolders
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
@@ -52,6 +54,7 @@ from headgate.wire.handshake import welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
+    from headgate.gateway.watch import Watch
     from headgate.system import System
 
 __all__ = ["Gateway"]
@@ -84,19 +87,23 @@ class Gateway:
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
+        reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
+            for them where the system does not tell. ``headgate run`` does that, a program has
+            `reload()`.
     """
 
     def __init__(
         self,
         name: str = "gateway",
         *,
-        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders,
         host: str = "127.0.0.1",
         port: int = 8188,
         data: str | os.PathLike[str] | None = None,
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
+        reload: bool | Literal["poll"] = False,
     ) -> None:
         self.name = name
         """The gateway's name."""
@@ -107,7 +114,7 @@ class Gateway:
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
-        self._projects_at = projects
+        self._folders = ProjectFolders.of(projects)
         self._host = host
         self._data = Path(data) if data is not None else data_folder(name)
         self._network = network or NoNetwork()
@@ -116,8 +123,9 @@ class Gateway:
         self._store = Store(self._data)
         self._sessions = Sessions()
         self._arriving = Allowance()
-        self._projects: Projects | None = None
-        self._hosted: dict[str, Hosted] = {}
+        self._hosting: Hosting | None = None
+        self._reload = reload
+        self._watch: Watch | None = None
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -144,12 +152,12 @@ class Gateway:
     @property
     def problems(self) -> list[Problem]:
         """What could not be loaded, and why."""
-        return self._projects.problems if self._projects is not None else []
+        return self._hosting.problems if self._hosting is not None else []
 
     @property
     def projects(self) -> Mapping[str, Project]:
-        """The loaded projects by name."""
-        return self._projects if self._projects is not None else {}
+        """The projects that serve, by name."""
+        return self._hosting.projects if self._hosting is not None else {}
 
     @property
     def system(self) -> System:
@@ -233,22 +241,32 @@ class Gateway:
         self._stopping = False
         self._thread_id = threading.get_ident()
         self._requests = Requests(recorder=self._recorder, later=loop.call_later)
+        hosting = self._hosting = Hosting(
+            self._folders,
+            system=lambda project: self.scope(project).system,
+            runtime=self._make_runtime,
+            requests=self._requests,
+        )
         self._dispatch = Dispatch(
             self,
-            hosted=self._hosted,
+            hosted=hosting.hosted,
             policy=self._policy,
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
             builtins={
-                "handlers": self._list_handlers,
-                "remote_servers": self.remote_servers,
-                "stats": self.stats,
+                "handlers": Builtin(lambda _: self._list_handlers()),
+                "problems": Builtin(lambda _: hosting.problems),
+                "reload": Builtin(self._reload_asked, action="administer"),
+                "remote_servers": Builtin(lambda _: self.remote_servers()),
+                "stats": Builtin(lambda _: self.stats()),
             },
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
+        await hosting.open()
+        self._watch_projects(hosting)
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
@@ -257,6 +275,9 @@ class Gateway:
 
     async def _stop(self, grace: float) -> None:
         self._stopping = True
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
         self._network.leave(self)
         if self._server is not None:
             self._server.close()
@@ -265,7 +286,9 @@ class Gateway:
             forget_port(self.port, self._data)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
-        await asyncio.to_thread(self._close_files)
+        ends = self._hosting.close() if self._hosting is not None else []
+        self._hosting = None
+        await asyncio.to_thread(self._close_files, ends)
 
     async def _let_finish(self, grace: float) -> None:
         end = monotonic() + grace
@@ -286,31 +309,30 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
-        at = self._projects_at
-        if isinstance(at, Mapping):
-            folders = {name: Path(folder) for name, folder in at.items()}
-        else:
-            folders = find_projects(Path(at))
-        self._projects = load_projects(folders, system=lambda name: self.scope(name).system)
-        for name, project in self._projects.items():
-            runtime = ThreadRuntime(
-                name,
-                ends=self._finished,
-                loop=self._loop,
-                on_wait=self._handler_waits,
-            )
-            self._hosted[name] = Hosted(project, runtime)
-        for problem in self._projects.problems:
-            logger.error("%s", problem)
 
-    def _close_files(self) -> None:
-        for hosted in self._hosted.values():
-            hosted.runtime.close()
-        self._hosted.clear()
-        if self._projects is not None:
-            self._projects.close()
-            self._projects = None
+    def _close_files(self, ends: Iterable[Callable[[], None]]) -> None:
+        for end in ends:
+            end()
         self._store.close()
+
+    def _make_runtime(self, project: str) -> ThreadRuntime:
+        assert self._loop is not None
+        return ThreadRuntime(
+            project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
+        )
+
+    def _watch_projects(self, hosting: Hosting) -> None:
+        if not self._reload:
+            return
+        # Not at the top: it takes longer to import than the rest.
+        from headgate.gateway.watch import Watch
+
+        self._watch = Watch(
+            self._folders,
+            lambda touched: self.call(lambda: hosting.reload_soon(touched)),
+            polling=self._reload == "poll",
+        )
+        self._watch.start()
 
     def _require_loopback(self) -> None:
         if not is_loopback(self._host):
@@ -343,6 +365,31 @@ class Gateway:
         """Run a callback on the gateway's callback thread."""
         self._callbacks.invoke(function)
 
+    def reload(self, *, everything: bool = False) -> Reloaded:
+        """
+        Let what changed in the projects' files serve, and wait until it does.
+
+        What has a problem is tried again, also if nothing was edited.
+
+        Args:
+            everything: Load all projects anew, changed or not: with new state of their modules.
+
+        Returns:
+            Names of projects that were added, changed, removed, or kept as they were because of a
+            mistake, and all problems that there are.
+
+        Raises:
+            RuntimeError: The gateway does not run, or an event loop runs on this thread.
+        """
+        refuse_on_event_loop("Gateway.reload()", "await asyncio.to_thread(gateway.reload)")
+        if self._hosting is None or self._loop is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        work = self._hosting.reload(everything=everything)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except CancelledError:
+            raise RuntimeError(f"The gateway {self.name!r} stopped") from None
+
     def next_sequence(self) -> int:
         """Return the next number of a request of the gateway's own scripts."""
         return next(self._sequence)
@@ -369,10 +416,7 @@ class Gateway:
         for session in self._sessions.on_this_node():
             for name, size in session.stats().items():
                 sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
-        for hosted in self._hosted.values():
-            for name, size in hosted.runtime.stats().items():
-                sizes[f"handlers_{name}"] = sizes.get(f"handlers_{name}", 0) + size
-        return sizes
+        return sizes | (self._hosting.stats() if self._hosting is not None else {})
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
@@ -492,6 +536,11 @@ class Gateway:
                 "async": handler.is_async,
                 "file": str(handler.file),
             }
-            for name, hosted in sorted(self._hosted.items())
-            for _, handler in sorted(hosted.project.handlers.items())
+            for name, project in sorted(self.projects.items())
+            for _, handler in sorted(project.handlers.items())
         ]
+
+    async def _reload_asked(self, payload: Any) -> Reloaded:
+        assert self._hosting is not None
+        wanted = payload.get("everything") if isinstance(payload, dict) else None
+        return await self._hosting.reload(everything=bool(wanted))

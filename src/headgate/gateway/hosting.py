@@ -1,0 +1,435 @@
+"""
+The projects that a gateway hosts: loaded, watched over, and exchanged for newer generations.
+
+Theory of operation: a reload reads all projects that may have changed, and loads those whose files
+or ancestors' files are others than they were; on a thread, while everything goes on. Then, in one
+turn of the event loop, the new generations take the places of the old ones. The runtime of a
+project stays, with its threads, its queues and its counts: only the functions are others. A call
+that runs ends on the old generation, which is closed when the last one has; a call that waits runs
+the new one, or ends with `HandlerNotFound` if its handler is gone. A generation that has lost
+something to a mistake never comes to serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from headgate.errors import ConfigurationError, HandlerNotFound, ProjectNotFound, RequestError
+from headgate.gateway.loading import LOAD_SECONDS, lineage_key, load, read_sources
+from headgate.gateway.project import Problem, Project
+from headgate.gateway.requests import Requests
+from headgate.gateway.source import ProjectFolders, ProjectSource
+from headgate.invocation import Invocation
+from headgate.outcome import Failure
+from headgate.runtimes.gate import Gate
+from headgate.runtimes.thread import ThreadRuntime
+
+__all__ = ["Hosted", "Hosting", "Reloaded"]
+
+logger = logging.getLogger("headgate.gateway")
+
+TIDY_SECONDS = 0.05
+"""Seconds between two looks at what a reload left behind, while there is something."""
+
+Key = tuple[tuple[str, bytes], ...]
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reload came to: names of projects, and what is wrong now."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    """Projects that serve as they were before, because of a mistake."""
+    problems: tuple[Problem, ...] = ()
+
+
+class Hosted:
+    """A project that the gateway hosts: what serves, and what runs it."""
+
+    def __init__(self, project: Project, runtime: ThreadRuntime, key: Key) -> None:
+        self.project = project
+        """The generation that serves."""
+        self.runtime = runtime
+        self.endpoints: Mapping[str, Gate] = {}
+        self.key = key
+        """What the generation was made of."""
+        self.refused: tuple[Key, list[Problem]] | None = None
+        """What a newer generation was made of that does not serve, and why."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong with what stands in its files."""
+        return self.refused[1] if self.refused is not None else list(self.project.problems)
+
+
+@dataclass
+class _Plan:
+    """What a reload has found and loaded, to be taken over in one turn of the event loop."""
+
+    sources: Mapping[str, ProjectSource] = field(default_factory=dict)
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong with those that are no projects at all."""
+    loaded: dict[str, Project] = field(default_factory=dict)
+    found: bool = True
+    """False if the projects' folder could not be read; then everything stays."""
+
+
+class Hosting:
+    """
+    The projects of a gateway; it belongs to the gateway's event loop.
+
+    Args:
+        folders: Where the projects are.
+        system: Gives the ``system`` that the scripts of a project see.
+        runtime: Makes the runtime of a project.
+        requests: The open requests.
+    """
+
+    def __init__(
+        self,
+        folders: ProjectFolders,
+        *,
+        system: Callable[[str], object],
+        runtime: Callable[[str], ThreadRuntime],
+        requests: Requests,
+    ) -> None:
+        self.hosted: dict[str, Hosted] = {}
+        """The projects by name."""
+        self._folders = folders
+        self._system = system
+        self._make_runtime = runtime
+        self._requests = requests
+        self._sources: Mapping[str, ProjectSource] = {}
+        self._problems: list[Problem] = []
+        self._left: list[_Left] = []
+        self._tidying = False
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._loading: set[asyncio.Future[_Plan]] = set()
+        self._closed = False
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong with what stands in the projects' files, whatever serves meanwhile."""
+        hosted = list(self.hosted.values())
+        return [*self._problems, *(problem for each in hosted for problem in each.problems)]
+
+    @property
+    def projects(self) -> dict[str, Project]:
+        """The projects as they serve, by name."""
+        return {name: hosted.project for name, hosted in list(self.hosted.items())}
+
+    def stats(self) -> dict[str, int]:
+        """Return the sizes of the tables."""
+        sizes = {"generations_left": len(self._left)}
+        runtimes = [hosted.runtime for hosted in list(self.hosted.values())]
+        for runtime in (*runtimes, *(left.runtime for left in self._left if left.gone)):
+            for name, size in runtime.stats().items():
+                sizes[f"handlers_{name}"] = sizes.get(f"handlers_{name}", 0) + size
+        return sizes
+
+    # --- on the event loop -----------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """
+        Load everything.
+
+        Raises:
+            ConfigurationError: The projects' folder cannot be read.
+        """
+        self._folders.find()
+        await self.reload()
+
+    async def reload(
+        self, *, everything: bool = False, touched: Collection[str] | None = None
+    ) -> Reloaded:
+        """
+        Let what changed in the projects' files serve.
+
+        Args:
+            everything: Load all projects anew, changed or not.
+            touched: Names of projects; the others are known to be as they were. Default: nothing
+                is known, and what has a problem is tried again.
+        """
+        async with self._turn:
+            if self._closed:
+                raise RuntimeError("The gateway does not run any more")
+            known, again = self._known(touched), self._again(touched, everything=everything)
+            plan = await self._on_a_thread(lambda: self._plan(known, again))
+            return self._take_over(plan)
+
+    def reload_soon(self, touched: Collection[str] | None) -> None:
+        """Begin a reload of what may have changed, None for anything."""
+        if not self._closed:
+            work = self._reload_logged(self._sources if touched is None else touched)
+            task = asyncio.ensure_future(work)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _reload_logged(self, touched: Collection[str]) -> None:
+        try:
+            await self.reload(touched=touched)
+        except Exception:
+            logger.exception("The projects could not be reloaded")
+
+    def close(self) -> list[Callable[[], None]]:
+        """
+        Host nothing any more.
+
+        Returns:
+            What is to be called to end it all; some of it may take seconds.
+        """
+        self._closed = True
+        for waiting in (*self._tasks, *self._loading):
+            waiting.cancel()
+        ends: list[Callable[[], None]] = []
+        for hosted in self.hosted.values():
+            ends += [hosted.runtime.close, hosted.project.close]
+        for left in self._left:
+            ends += [left.runtime.close] * left.gone + [left.project.close]
+        self.hosted.clear()
+        self._left.clear()
+        self._sources, self._problems = {}, []
+        return ends
+
+    def _known(self, touched: Collection[str] | None) -> dict[str, ProjectSource]:
+        """What need not be read again."""
+        if touched is None:
+            return {}
+        return {name: source for name, source in self._sources.items() if name not in touched}
+
+    def _again(self, touched: Collection[str] | None, *, everything: bool) -> frozenset[str]:
+        """What is to be loaded again, whether or not it was edited."""
+        ailing = everything or touched is None
+        hosted = self.hosted.items() if ailing else ()
+        return frozenset(name for name, each in hosted if everything or each.problems)
+
+    def _take_over(self, plan: _Plan) -> Reloaded:
+        """Exchange the generations, in one turn of the event loop."""
+        before = self.problems
+        added, changed, removed, kept = [], [], [], []
+        for name, project in plan.loaded.items():
+            hosted = self.hosted.get(name)
+            if hosted is None:
+                added.append(name)
+                self._add(project, plan.keys[name])
+            elif project.breaks(hosted.project):
+                kept.append(name)
+                problems = [msgspec.structs.replace(p, kept=True) for p in project.problems]
+                hosted.refused = (plan.keys[name], problems)
+                project.close()
+            else:
+                changed.append(name)
+                self._exchange(hosted, project, plan.keys[name])
+        if plan.found:
+            removed = [name for name in self.hosted if name not in plan.sources]
+            self._sources = plan.sources
+            self._restore(plan.keys)
+        for name in removed:
+            self._remove(name)
+        self._problems = plan.problems
+        self._log(before, added=added, changed=changed, removed=removed)
+        return Reloaded(
+            added=tuple(added),
+            changed=tuple(changed),
+            removed=tuple(removed),
+            kept=tuple(kept),
+            problems=tuple(self.problems),
+        )
+
+    def _restore(self, keys: Mapping[str, Key]) -> None:
+        """Forget mistakes that were taken back: the files are again what serves."""
+        for name, hosted in self.hosted.items():
+            if hosted.refused is not None and keys.get(name) == hosted.key:
+                hosted.refused = None
+
+    def _add(self, project: Project, key: Key) -> None:
+        hosted = Hosted(project, self._runtime(project.name), key)
+        hosted.runtime.exchange(project.handlers)
+        hosted.endpoints = hosted.runtime.endpoints
+        self.hosted[project.name] = hosted
+
+    def _runtime(self, project: str) -> ThreadRuntime:
+        """Return the runtime of a project that comes, or comes back while calls of it still run."""
+        for left in self._left:
+            if left.gone and left.project.name == project:
+                left.gone = False
+                return left.runtime
+        return self._make_runtime(project)
+
+    def _exchange(self, hosted: Hosted, project: Project, key: Key) -> None:
+        before, hosted.project = hosted.project, project
+        hosted.key, hosted.refused = key, None
+        self._leave(hosted, before, project.handlers)
+
+    def _remove(self, name: str) -> None:
+        hosted = self.hosted.pop(name)
+        self._leave(hosted, hosted.project, {}, gone=True)
+
+    def _leave(
+        self, hosted: Hosted, before: Project, handlers: Mapping[str, Any], *, gone: bool = False
+    ) -> None:
+        """Let other handlers serve, and leave a generation behind until its last call is over."""
+        successors = hosted.runtime.exchange(handlers)
+        hosted.endpoints = hosted.runtime.endpoints
+        if successors:
+            self._move(successors, gone=gone)
+        # After the exchange: a thread shows what it runs before it looks which function to call,
+        # so whatever may have seen the old function is among these.
+        running = frozenset(hosted.runtime.running)
+        self._left.append(_Left(before, hosted.runtime, running, gone))
+        self._tidy()
+
+    def _move(self, successors: Mapping[Gate, Gate | None], *, gone: bool) -> None:
+        """Let calls that wait at a gate which was left go where they belong now."""
+        for invocation in self._requests.on_this_node():
+            gate = invocation.place
+            if not isinstance(gate, Gate) or gate not in successors or not gate.take(invocation):
+                continue
+            successor = successors[gate]
+            if successor is not None:
+                successor.adopt(invocation)
+            else:
+                self._requests.end(invocation, Failure(_removed(invocation, project=gone)))
+
+    def _tidy(self) -> None:
+        """Close what was left behind and is not needed any more."""
+        self._left = [left for left in self._left if not left.end()]
+        busy = [hosted for hosted in self.hosted.values() if not hosted.runtime.tidy()]
+        if (self._left or busy) and not self._tidying and not self._closed:
+            self._tidying = True
+            asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy_again)
+
+    def _tidy_again(self) -> None:
+        self._tidying = False
+        self._tidy()
+
+    def _log(
+        self,
+        before: Iterable[Problem],
+        *,
+        added: Iterable[str],
+        changed: Iterable[str],
+        removed: Iterable[str],
+    ) -> None:
+        for name in (*added, *changed):
+            count = len(self.hosted[name].endpoints)
+            what = "loaded" if name in added else "reloaded"
+            logger.info("project %r: %s, with %d handlers", name, what, count)
+        for name in removed:
+            logger.info("project %r: removed", name)
+        was, now = _mistakes(before), _mistakes(self.problems)
+        for mistake, problem in now.items():
+            if mistake not in was:
+                logger.error("%s", problem)
+        for mistake, problem in was.items():
+            # Another mistake in the same file is told above.
+            if mistake not in now and not any(p.file == problem.file for p in now.values()):
+                logger.info("corrected: %s in %s", problem.what, problem.file)
+
+    # --- on a thread -----------------------------------------------------------------------------
+
+    def _plan(self, known: Mapping[str, ProjectSource], again: Collection[str]) -> _Plan:
+        """Read what is not known, and load what is new."""
+        try:
+            folders = self._folders.find()
+        except ConfigurationError as error:
+            problem = msgspec.structs.replace(Problem.of(error, project=""), kept=True)
+            return _Plan(problems=[problem], found=False)
+        sources, problems = read_sources(folders, known=known)
+        keys = {name: lineage_key(name, sources) for name in sources}
+        names = [name for name, key in keys.items() if name in again or self._is_new(name, key)]
+        loaded = load(names, sources, system=self._system, seconds=LOAD_SECONDS)
+        return _Plan(sources, keys, problems, loaded)
+
+    def _is_new(self, name: str, key: Key) -> bool:
+        hosted = self.hosted.get(name)
+        if hosted is None:
+            return True
+        refused = hosted.refused
+        return key != hosted.key and (refused is None or key != refused[0])
+
+    async def _on_a_thread(self, work: Callable[[], _Plan]) -> _Plan:
+        """Make a plan on a thread that nobody has to wait for when the gateway stops."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[_Plan] = loop.create_future()
+
+        def deliver(plan: _Plan | None, error: BaseException | None) -> None:
+            if done.done() or self._closed:
+                _discard(plan)
+            elif error is not None:
+                done.set_exception(error)
+            elif plan is not None:
+                done.set_result(plan)
+
+        def run() -> None:
+            plan, problem = None, None
+            try:
+                plan = work()
+            except Exception as error:
+                problem = error
+            try:
+                loop.call_soon_threadsafe(deliver, plan, problem)
+            except RuntimeError:
+                _discard(plan)
+
+        self._loading.add(done)
+        try:
+            threading.Thread(target=run, name="headgate-load", daemon=True).start()
+            return await done
+        finally:
+            self._loading.discard(done)
+
+
+@dataclass
+class _Left:
+    """A generation that serves nothing new any more."""
+
+    project: Project
+    runtime: ThreadRuntime
+    running: frozenset[Invocation]
+    """What may run on it."""
+    gone: bool
+    """Whether the whole project was removed."""
+
+    def end(self) -> bool:
+        """Close it when the last call is over; False if it is not yet."""
+        self.running &= frozenset(self.runtime.running)
+        if self.running or (self.gone and not self.runtime.is_idle):
+            return False
+        self.project.close()
+        if self.gone:
+            # It may wait for a thread to end.
+            threading.Thread(target=self.runtime.close, daemon=True).start()
+        return True
+
+
+def _discard(plan: _Plan | None) -> None:
+    for project in plan.loaded.values() if plan is not None else ():
+        project.close()
+
+
+def _removed(invocation: Invocation, *, project: bool) -> RequestError:
+    kind = ProjectNotFound if project else HandlerNotFound
+    what = "project" if project else "message handler"
+    return kind(
+        f"The {what} of {invocation.target} was removed while the call was waiting", started=False
+    )
+
+
+def _mistakes(problems: Iterable[Problem]) -> dict[tuple[str, int | None, str], Problem]:
+    """Problems by what is wrong in a file: heirs of a project have the same mistake."""
+    found: dict[tuple[str, int | None, str], Problem] = {}
+    for problem in problems:
+        found.setdefault((problem.file, problem.line, problem.what), problem)
+    return found
