@@ -19,7 +19,7 @@ import pytest
 
 import headgate
 from headgate.errors import DeadlockError, HandlerNotFound, PermissionDenied, ProjectNotFound
-from headgate.gateway import hosting, loading
+from headgate.gateway import hosting, loading, plan
 from headgate.invocation import Caller
 from headgate.security.policy import Action
 
@@ -343,20 +343,6 @@ class TestCallsMeanwhile:
         assert acme.call() == 1
 
 
-def unindented(text: str) -> str:
-    from textwrap import dedent
-
-    return dedent(text).lstrip("\n")
-
-
-def loaded_packages() -> set[str]:
-    """The private packages that scripts were loaded into."""
-    names = [
-        name.split(".") for name in list(sys.modules) if name.startswith("_headgate_projects.")
-    ]
-    return {name[1] for name in names}
-
-
 class TestMistakes:
     """A broken file never takes away what serves."""
 
@@ -391,11 +377,7 @@ class TestMistakes:
         acme = plant({"ACME/test": COUNT.format(version="a")})
         assert acme.call() == ["a", 1]
         assert acme.reload({"ACME/test": "raise ValueError"}).kept == ("ACME",)
-        acme.write({"ACME/test": COUNT.format(version="a")})
-        acme.hub._loop.call_soon_threadsafe(
-            acme.hub._hosting.reload_soon, None
-        )  # as the watch does
-        acme.rig.until(lambda: not acme.hub.problems)
+        assert acme.reload({"ACME/test": COUNT.format(version="a")}) == hosting.Reloaded()
         assert acme.call() == ["a", 2]
 
     @pytest.mark.parametrize(
@@ -489,7 +471,7 @@ class TestBlocking:
     @pytest.fixture(autouse=True)
     def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Give projects up earlier than in earnest."""
-        monkeypatch.setattr(hosting, "LOAD_SECONDS", 0.3)
+        monkeypatch.setattr(plan, "LOAD_SECONDS", 0.3)
         monkeypatch.setattr(loading, "PATIENCE_SECONDS", 0.1)
 
     def test_at_the_start_others_serve(self, plant: Any) -> None:

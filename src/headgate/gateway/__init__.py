@@ -7,7 +7,11 @@ The gateway: hosts projects, knows sessions, routes, authorises, records.
 - `deadlock`  requests that wait for what their own callers hold
 - `sessions`  the connected clients
 - `scope`     calls made on the gateway itself
-- `project`   projects and their handlers; `source`, `script`, `library` and `toml` read them
+- `builtins`  the gateway's own handlers
+- `hosting`   the projects that serve, and how newer generations take their places
+- `plan`      what a reload finds and loads; `watch` says when
+- `loading`   from folders to projects; `source`, `script`, `library` and `toml` read them
+- `project`   projects, their handlers and problems
 """
 
 from headgate.gateway.gateway import Gateway

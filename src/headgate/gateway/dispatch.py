@@ -6,8 +6,7 @@ import asyncio
 import difflib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -22,6 +21,7 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
+from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosting import Hosted
 from headgate.gateway.requests import Requests
@@ -34,19 +34,9 @@ from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
 from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "Builtin", "Dispatch"]
+__all__ = ["GATEWAY_PROJECT", "Dispatch"]
 
 logger = logging.getLogger("headgate.gateway")
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """A handler that the gateway has itself."""
-
-    answer: Callable[[Any], Any]
-    """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
-    action: Action = "see"
-    """What the caller must be allowed to do."""
 
 
 class Dispatch:
@@ -189,6 +179,11 @@ class Dispatch:
         return lambda i: self._answer(i, builtin)
 
     def _answer(self, invocation: Invocation, builtin: Builtin) -> None:
+        if builtin.action == "administer":
+            caller = invocation.caller
+            self._recorder.record(
+                Record("administered", caller.user, caller.host, invocation.target)
+            )
         value = builtin.answer(decode(invocation.payload))
         if not isinstance(value, Awaitable):
             self._requests.end(invocation, Encoded(encode(value, root="result")))

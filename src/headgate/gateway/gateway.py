@@ -31,7 +31,8 @@ from headgate.errors import (
     GatewayUnreachable,
     RequestError,
 )
-from headgate.gateway.dispatch import Builtin, Dispatch
+from headgate.gateway.builtins import builtins
+from headgate.gateway.dispatch import Dispatch
 from headgate.gateway.hosting import Hosting, Reloaded
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
@@ -54,7 +55,6 @@ from headgate.wire.handshake import welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
-    from headgate.gateway.watch import Watch
     from headgate.system import System
 
 __all__ = ["Gateway"]
@@ -125,7 +125,6 @@ class Gateway:
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
         self._reload = reload
-        self._watch: Watch | None = None
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -254,19 +253,14 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins={
-                "handlers": Builtin(lambda _: self._list_handlers()),
-                "problems": Builtin(lambda _: hosting.problems),
-                "reload": Builtin(self._reload_asked, action="administer"),
-                "remote_servers": Builtin(lambda _: self.remote_servers()),
-                "stats": Builtin(lambda _: self.stats()),
-            },
+            builtins=builtins(self, hosting),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
         await hosting.open()
-        self._watch_projects(hosting)
+        if self._reload:
+            hosting.watch(polling=self._reload == "poll")
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
@@ -275,9 +269,7 @@ class Gateway:
 
     async def _stop(self, grace: float) -> None:
         self._stopping = True
-        if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
+        ends: list[Callable[[], None]] = []
         self._network.leave(self)
         if self._server is not None:
             self._server.close()
@@ -286,8 +278,9 @@ class Gateway:
             forget_port(self.port, self._data)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
-        ends = self._hosting.close() if self._hosting is not None else []
-        self._hosting = None
+        if self._hosting is not None:
+            ends += self._hosting.close()
+            self._hosting = None
         await asyncio.to_thread(self._close_files, ends)
 
     async def _let_finish(self, grace: float) -> None:
@@ -320,19 +313,6 @@ class Gateway:
         return ThreadRuntime(
             project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
         )
-
-    def _watch_projects(self, hosting: Hosting) -> None:
-        if not self._reload:
-            return
-        # Not at the top: it takes longer to import than the rest.
-        from headgate.gateway.watch import Watch
-
-        self._watch = Watch(
-            self._folders,
-            lambda touched: self.call(lambda: hosting.reload_soon(touched)),
-            polling=self._reload == "poll",
-        )
-        self._watch.start()
 
     def _require_loopback(self) -> None:
         if not is_loopback(self._host):
@@ -524,23 +504,3 @@ class Gateway:
                 event="logout", user=session.caller.user, host=session.caller.host, detail=reason
             )
         )
-
-    # --- its own handlers -------------------------------------------------------------------------
-
-    def _list_handlers(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "project": name,
-                "handler": handler.name,
-                "threading": handler.settings.threading,
-                "async": handler.is_async,
-                "file": str(handler.file),
-            }
-            for name, project in sorted(self.projects.items())
-            for _, handler in sorted(project.handlers.items())
-        ]
-
-    async def _reload_asked(self, payload: Any) -> Reloaded:
-        assert self._hosting is not None
-        wanted = payload.get("everything") if isinstance(payload, dict) else None
-        return await self._hosting.reload(everything=bool(wanted))

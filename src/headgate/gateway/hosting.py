@@ -16,13 +16,13 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headgate.errors import ConfigurationError, HandlerNotFound, ProjectNotFound, RequestError
-from headgate.gateway.loading import LOAD_SECONDS, lineage_key, load, read_sources
+from headgate.errors import HandlerNotFound, ProjectNotFound, RequestError
+from headgate.gateway.plan import Key, Plan, make_plan
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.source import ProjectFolders, ProjectSource
@@ -31,14 +31,15 @@ from headgate.outcome import Failure
 from headgate.runtimes.gate import Gate
 from headgate.runtimes.thread import ThreadRuntime
 
+if TYPE_CHECKING:
+    from headgate.gateway.watch import Watch
+
 __all__ = ["Hosted", "Hosting", "Reloaded"]
 
 logger = logging.getLogger("headgate.gateway")
 
 TIDY_SECONDS = 0.05
 """Seconds between two looks at what a reload left behind, while there is something."""
-
-Key = tuple[tuple[str, bytes], ...]
 
 
 class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,19 +72,6 @@ class Hosted:
         return self.refused[1] if self.refused is not None else list(self.project.problems)
 
 
-@dataclass
-class _Plan:
-    """What a reload has found and loaded, to be taken over in one turn of the event loop."""
-
-    sources: Mapping[str, ProjectSource] = field(default_factory=dict)
-    keys: Mapping[str, Key] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    """What is wrong with those that are no projects at all."""
-    loaded: dict[str, Project] = field(default_factory=dict)
-    found: bool = True
-    """False if the projects' folder could not be read; then everything stays."""
-
-
 class Hosting:
     """
     The projects of a gateway; it belongs to the gateway's event loop.
@@ -110,12 +98,14 @@ class Hosting:
         self._make_runtime = runtime
         self._requests = requests
         self._sources: Mapping[str, ProjectSource] = {}
-        self._problems: list[Problem] = []
+        self._problems: tuple[Problem, ...] = ()
         self._left: list[_Left] = []
         self._tidying = False
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._loading: set[asyncio.Future[_Plan]] = set()
+        self._loading: set[asyncio.Future[Plan]] = set()
+        self._watch: Watch | None = None
+        self._opened = False
         self._closed = False
 
     @property
@@ -149,6 +139,20 @@ class Hosting:
         """
         self._folders.find()
         await self.reload()
+        self._opened = True
+
+    def watch(self, *, polling: bool = False) -> None:
+        """Reload by itself from now on, whatever changes."""
+        # Not at the top: watchfiles takes a while to import.
+        from headgate.gateway.watch import Watch
+
+        loop = asyncio.get_running_loop()
+
+        def tell(touched: Collection[str] | None) -> None:
+            loop.call_soon_threadsafe(self._reload_soon, touched)
+
+        self._watch = Watch(self._folders, tell, polling=polling)
+        self._watch.start()
 
     async def reload(
         self, *, everything: bool = False, touched: Collection[str] | None = None
@@ -164,11 +168,14 @@ class Hosting:
         async with self._turn:
             if self._closed:
                 raise RuntimeError("The gateway does not run any more")
-            known, again = self._known(touched), self._again(touched, everything=everything)
-            plan = await self._on_a_thread(lambda: self._plan(known, again))
+            retry = touched is None
+            plan = await self._planned(
+                self._known(touched),
+                lambda name, key: everything or self._is_wanted(name, key, retry=retry),
+            )
             return self._take_over(plan)
 
-    def reload_soon(self, touched: Collection[str] | None) -> None:
+    def _reload_soon(self, touched: Collection[str] | None) -> None:
         """Begin a reload of what may have changed, None for anything."""
         if not self._closed:
             work = self._reload_logged(self._sources if touched is None else touched)
@@ -193,13 +200,16 @@ class Hosting:
         for waiting in (*self._tasks, *self._loading):
             waiting.cancel()
         ends: list[Callable[[], None]] = []
+        if self._watch is not None:
+            self._watch.stop()
+            ends.append(self._watch.join)
         for hosted in self.hosted.values():
             ends += [hosted.runtime.close, hosted.project.close]
         for left in self._left:
             ends += [left.runtime.close] * left.gone + [left.project.close]
         self.hosted.clear()
         self._left.clear()
-        self._sources, self._problems = {}, []
+        self._sources, self._problems = {}, ()
         return ends
 
     def _known(self, touched: Collection[str] | None) -> dict[str, ProjectSource]:
@@ -208,13 +218,16 @@ class Hosting:
             return {}
         return {name: source for name, source in self._sources.items() if name not in touched}
 
-    def _again(self, touched: Collection[str] | None, *, everything: bool) -> frozenset[str]:
-        """What is to be loaded again, whether or not it was edited."""
-        ailing = everything or touched is None
-        hosted = self.hosted.items() if ailing else ()
-        return frozenset(name for name, each in hosted if everything or each.problems)
+    def _is_wanted(self, name: str, key: Key, *, retry: bool) -> bool:
+        """Whether a project is another one than what serves, and than what may not serve."""
+        hosted = self.hosted.get(name)
+        if hosted is None:
+            return True
+        if key == hosted.key:
+            return retry and bool(hosted.project.problems)
+        return retry or hosted.refused is None or key != hosted.refused[0]
 
-    def _take_over(self, plan: _Plan) -> Reloaded:
+    def _take_over(self, plan: Plan) -> Reloaded:
         """Exchange the generations, in one turn of the event loop."""
         before = self.problems
         added, changed, removed, kept = [], [], [], []
@@ -305,8 +318,7 @@ class Hosting:
     def _tidy(self) -> None:
         """Close what was left behind and is not needed any more."""
         self._left = [left for left in self._left if not left.end()]
-        busy = [hosted for hosted in self.hosted.values() if not hosted.runtime.tidy()]
-        if (self._left or busy) and not self._tidying and not self._closed:
+        if self._left and not self._tidying and not self._closed:
             self._tidying = True
             asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy_again)
 
@@ -322,7 +334,7 @@ class Hosting:
         changed: Iterable[str],
         removed: Iterable[str],
     ) -> None:
-        for name in (*added, *changed):
+        for name in (*added, *changed) if self._opened else ():
             count = len(self.hosted[name].endpoints)
             what = "loaded" if name in added else "reloaded"
             logger.info("project %r: %s, with %d handlers", name, what, count)
@@ -337,51 +349,35 @@ class Hosting:
             if mistake not in now and not any(p.file == problem.file for p in now.values()):
                 logger.info("corrected: %s in %s", problem.what, problem.file)
 
-    # --- on a thread -----------------------------------------------------------------------------
-
-    def _plan(self, known: Mapping[str, ProjectSource], again: Collection[str]) -> _Plan:
-        """Read what is not known, and load what is new."""
-        try:
-            folders = self._folders.find()
-        except ConfigurationError as error:
-            problem = msgspec.structs.replace(Problem.of(error, project=""), kept=True)
-            return _Plan(problems=[problem], found=False)
-        sources, problems = read_sources(folders, known=known)
-        keys = {name: lineage_key(name, sources) for name in sources}
-        names = [name for name, key in keys.items() if name in again or self._is_new(name, key)]
-        loaded = load(names, sources, system=self._system, seconds=LOAD_SECONDS)
-        return _Plan(sources, keys, problems, loaded)
-
-    def _is_new(self, name: str, key: Key) -> bool:
-        hosted = self.hosted.get(name)
-        if hosted is None:
-            return True
-        refused = hosted.refused
-        return key != hosted.key and (refused is None or key != refused[0])
-
-    async def _on_a_thread(self, work: Callable[[], _Plan]) -> _Plan:
-        """Make a plan on a thread that nobody has to wait for when the gateway stops."""
+    async def _planned(
+        self, known: Mapping[str, ProjectSource], is_wanted: Callable[[str, Key], bool]
+    ) -> Plan:
+        """Make a plan, on a thread that nobody has to wait for when the gateway stops."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[_Plan] = loop.create_future()
+        done: asyncio.Future[Plan] = loop.create_future()
 
-        def deliver(plan: _Plan | None, error: BaseException | None) -> None:
-            if done.done() or self._closed:
-                _discard(plan)
-            elif error is not None:
-                done.set_exception(error)
-            elif plan is not None:
+        def deliver(plan: Plan | Exception) -> None:
+            if isinstance(plan, Exception):
+                if not done.done():
+                    done.set_exception(plan)
+            elif done.done():
+                plan.discard()
+            else:
                 done.set_result(plan)
 
         def run() -> None:
-            plan, problem = None, None
+            plan: Plan | Exception
             try:
-                plan = work()
+                plan = make_plan(
+                    self._folders, known=known, is_wanted=is_wanted, system=self._system
+                )
             except Exception as error:
-                problem = error
+                plan = error
             try:
-                loop.call_soon_threadsafe(deliver, plan, problem)
+                loop.call_soon_threadsafe(deliver, plan)
             except RuntimeError:
-                _discard(plan)
+                if isinstance(plan, Plan):
+                    plan.discard()
 
         self._loading.add(done)
         try:
@@ -401,22 +397,22 @@ class _Left:
     """What may run on it."""
     gone: bool
     """Whether the whole project was removed."""
+    closed: bool = False
 
     def end(self) -> bool:
         """Close it when the last call is over; False if it is not yet."""
+        tidy = self.runtime.tidy()
         self.running &= frozenset(self.runtime.running)
-        if self.running or (self.gone and not self.runtime.is_idle):
+        if not self.running and not self.closed:
+            self.closed = True
+            self.project.close()
+        if not self.closed or not tidy or (self.gone and not self.runtime.is_idle):
             return False
-        self.project.close()
         if self.gone:
             # It may wait for a thread to end.
-            threading.Thread(target=self.runtime.close, daemon=True).start()
+            name = f"headgate-{self.project.name}-end"
+            threading.Thread(target=self.runtime.close, name=name, daemon=True).start()
         return True
-
-
-def _discard(plan: _Plan | None) -> None:
-    for project in plan.loaded.values() if plan is not None else ():
-        project.close()
 
 
 def _removed(invocation: Invocation, *, project: bool) -> RequestError:

@@ -15,7 +15,7 @@ import inspect
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -27,7 +27,7 @@ from headgate.gateway.script import Script, entry_function, read_script, takes_c
 from headgate.gateway.source import ProjectSource, digest, read_plain_project
 from headgate.handler import HandlerSettings, known_names
 
-__all__ = ["LOAD_SECONDS", "lineage_key", "load", "load_projects", "read_sources"]
+__all__ = ["LOAD_SECONDS", "changed_since", "lineage_key", "load", "load_projects", "read_sources"]
 
 LOAD_SECONDS = 30.0
 """Seconds that a project may take to be loaded."""
@@ -96,6 +96,13 @@ def lineage_key(name: str, sources: Mapping[str, ProjectSource]) -> tuple[tuple[
     parent = lineage[-1].parent
     # The last one's parent is missing, broken, or one of the lineage.
     return (*parents, (parent, sources[parent].digest if parent in sources else b""))
+
+
+def changed_since(sources: Mapping[str, ProjectSource], names: Iterable[str]) -> set[str]:
+    """Return the projects whose files changed since they were read, of some and their ancestors."""
+    lineages = [_lineage(sources[name], sources)[0] for name in names]
+    read = {source.name: source for lineage in lineages for source in lineage}
+    return {name for name, source in read.items() if digest(source.path) != source.digest}
 
 
 def load(

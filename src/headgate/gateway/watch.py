@@ -80,10 +80,12 @@ class Watch(threading.Thread):
                 # It vanished while the watch began.
                 self._stopped.wait(LOOK_SECONDS)
             except Exception as error:
-                self._watch_no_more(error)
+                self._without_the_system(error)
 
-    def _watch_no_more(self, error: Exception) -> None:
+    def _without_the_system(self, error: Exception) -> None:
         """Go on without the system's help."""
+        if self._stopped.is_set():
+            return
         if self._polling:
             logger.error("The projects cannot be watched: %s. Use: headgate reload", error)
             self._stopped.set()
@@ -109,7 +111,7 @@ class Watch(threading.Thread):
                 touched = settling.take()
                 self._tell(touched)
                 echo.add(touched, now)
-            elif echo and now - echo.last >= ECHO_SECONDS:
+            elif echo and not settling and now - echo.last >= ECHO_SECONDS:
                 self._tell(echo.take())
             # A watch does not follow a link, or a folder, that was put in another one's place.
             if any(path.is_symlink() for path in paths):

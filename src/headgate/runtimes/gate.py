@@ -156,6 +156,11 @@ class Gate:
         if concurrency is not None:
             self._admit(concurrency)
 
+    def close(self) -> None:
+        """Let nothing begin any more that waits for the handler's own concurrency."""
+        if self._concurrency is not None:
+            self._concurrency = 0
+
     def adopt(self, invocation: Invocation) -> None:
         """Run what another gate had taken and has given up, however many wait already."""
         self.under_way += 1

@@ -190,7 +190,9 @@ class ThreadRuntime:
             if name not in handlers or Way.of(handlers[name]) != Way.of(gate.handler)
         }
         self._gates = {name: gate for name, gate in self._gates.items() if name not in left}
-        self._left.extend(left.values())
+        for gate in left.values():
+            gate.close()
+            self._left.append(gate)
         return left
 
     def _make_gate(self, handler: Runnable) -> Gate:
