@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import linecache
 import logging
@@ -19,7 +20,7 @@ import pytest
 
 import headgate
 from headgate.errors import DeadlockError, HandlerNotFound, PermissionDenied, ProjectNotFound
-from headgate.gateway import hosting, loading, plan
+from headgate.gateway import hosting, loading, plan, watch
 from headgate.invocation import Caller
 from headgate.security.policy import Action
 
@@ -289,8 +290,10 @@ class TestCallsMeanwhile:
         runs = acme.hold(payload=1)
         acme.remove("ACME")
         acme.reload()
-        acme.reload({"ACME/hold": limited + unindented(hold("new"))})
+        acme.reload({"ACME/hold": limited + unindented(hold("new")), "ACME/test": answer(1)})
         later = acme.ask("hold", {"n": 2})
+        # It would have begun before this one.
+        assert acme.call() == 1
         acme.queued(1)
         assert acme.hub.globals["running"].empty()
         acme.go()
@@ -503,11 +506,12 @@ class TestBlocking:
 class TestAsked:
     """The gateway's own handler `reload`."""
 
-    def test_a_client_of_the_owner_may(self, plant: Any, rig: Any) -> None:
-        """It gets what `Gateway.reload` returns."""
-        acme = plant({"ACME/test": answer(1)})
+    def test_a_client_of_the_owner_may(self, plant: Any, rig: Any, records: Any) -> None:
+        """It gets what `Gateway.reload` returns; that it asked is recorded."""
+        acme = plant({"ACME/test": answer(1)}, recorder=records)
         acme.write({"ACME/test": answer(2), "ACME/more": "("})
         reloaded = rig.client(acme.hub).request("@gateway", "reload", {}).get()
+        assert records.told("administered", "")
         assert reloaded["changed"] == ("ACME",)
         assert reloaded["problems"][0]["handler"] == "more"
         assert acme.call() == 2
@@ -580,6 +584,61 @@ class TestWatching:
         acme.rig.until(lambda: acme.call() == 2)
         (releases / "2" / "ACME" / "messages" / "test.py").write_text(answer(3))
         acme.rig.until(lambda: acme.call() == 3)
+        # Now that it is a link, nobody tells that it is another one.
+        shutil.copytree(releases / "2", releases / "3")
+        (releases / "3" / "ACME" / "messages" / "test.py").write_text(answer(4))
+        (releases / "link").symlink_to(releases / "3")
+        (releases / "link").replace(acme.folder)
+        acme.rig.until(lambda: acme.call() == 4)
+        (releases / "3" / "ACME" / "messages" / "test.py").write_text(answer(5))
+        acme.rig.until(lambda: acme.call() == 5)
+
+    def test_where_the_system_has_no_watch_left_it_looks_by_itself(
+        self, plant: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One line in the log says so, and edits are seen."""
+
+        def used_up(*folders: Path, force_polling: bool | None, **options: Any) -> Any:
+            if not force_polling:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*folders, force_polling=True, **options)
+
+        real = watch.watch
+        monkeypatch.setattr(watch, "watch", used_up)
+        acme = plant({"ACME/test": answer(1)}, reload=True)
+        acme.write({"ACME/test": answer(2)})
+        acme.rig.until(lambda: acme.call() == 2)
+        assert len([r for r in caplog.records if "polling" in r.getMessage()]) == 1
+
+    def test_a_project_that_was_named_is_watched_where_it_stands(self, rig: Any) -> None:
+        """One that vanishes is a problem, since somebody wants it; it goes on and can come back."""
+        folder = rig.projects({"ACME/test": answer(1)})
+        named = {"plant": folder / "ACME"}
+        with headgate.Gateway(projects=named, port=0, data=rig.folder / "d", reload=True) as hub:
+            util = hub.system.util
+            rig.projects({"ACME/test": answer(2)})
+            rig.until(lambda: util.sendRequest("plant", "test") == 2)
+            (folder / "ACME").rename(folder / "away")
+            rig.until(lambda: hub.problems)
+            assert "not there" in str(hub.problems[0])
+            assert util.sendRequest("plant", "test") == 2
+            (folder / "away").rename(folder / "ACME")
+            rig.until(lambda: not hub.problems)
+            rig.projects({"ACME/test": answer(3)})
+            rig.until(lambda: util.sendRequest("plant", "test") == 3)
+
+    @pytest.mark.parametrize(
+        ("path", "remote"),
+        [("/srv/plant/projects", True), ("/srv/plant", True), ("/srv/plan", False), ("/a b", True)],
+    )
+    def test_network_mounts_are_known(self, path: str, remote: bool) -> None:
+        """The nearest mount counts."""
+        mounts = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+23 22 0:5 / /srv/plant rw,relatime - nfs4 server:/export rw,vers=4.2
+24 22 0:6 / /a\\040b rw,relatime - fuse.sshfs host: rw
+"""
+        assert watch.is_remote(Path(path), mounts) is remote
 
     def test_without_it_edits_wait(self, plant: Any) -> None:
         """A gateway in a program does what the program says."""

@@ -91,12 +91,22 @@ class ProjectFolders:
     def of(
         projects: ProjectFolders | str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
     ) -> ProjectFolders:
-        """Return what the folder of the projects, or a mapping of names to folders, means."""
+        """
+        Return what the folder of the projects, or a mapping of names to folders, means.
+
+        Whatever a script does to the working directory, they stay the same.
+        """
+        folder, named = None, {}
         if isinstance(projects, ProjectFolders):
-            return projects
-        if isinstance(projects, Mapping):
-            return ProjectFolders(named={name: Path(at) for name, at in projects.items()})
-        return ProjectFolders(Path(projects))
+            folder, named = projects.folder, dict(projects.named)
+        elif isinstance(projects, Mapping):
+            named = {name: Path(at) for name, at in projects.items()}
+        else:
+            folder = Path(projects)
+        return ProjectFolders(
+            None if folder is None else folder.absolute(),
+            {name: at.absolute() for name, at in named.items()},
+        )
 
     def find(self) -> dict[str, Path]:
         """

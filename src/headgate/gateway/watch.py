@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from watchfiles import Change, watch
 
 from headgate.gateway.source import ProjectFolders
 
-__all__ = ["Watch"]
+__all__ = ["Watch", "is_remote"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -50,7 +49,7 @@ class Watch(threading.Thread):
     a second: on network mounts, where the system has no watches left, or if it is asked for.
 
     Args:
-        folders: Where the projects are.
+        folders: Where the projects are, in absolute paths.
         tell: Is told the names of projects, or None if it may be any; on this thread.
         polling: Always look by oneself. ``WATCHFILES_FORCE_POLLING=1`` in the environment does too.
     """
@@ -59,10 +58,7 @@ class Watch(threading.Thread):
         self, folders: ProjectFolders, tell: Callable[[Touched], None], *, polling: bool = False
     ) -> None:
         super().__init__(name="headgate-watch", daemon=True)
-        self._folders = ProjectFolders(
-            folders.folder and folders.folder.absolute(),
-            {name: folder.absolute() for name, folder in folders.named.items()},
-        )
+        self._folders = folders
         self._tell = tell
         self._polling = polling
         self._stopped = threading.Event()
@@ -186,19 +182,25 @@ def _identity(root: Path) -> tuple[int, int] | None:
 
 
 def _is_remote(roots: Iterable[Path]) -> bool:
-    """Whether a folder is on a file system that others may change; known on Linux only."""
-    if not sys.platform.startswith("linux"):
-        return False
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+        text = Path("/proc/self/mountinfo").read_text(errors="replace")
     except OSError:
         return False
-    mounts = {}
-    for line in lines:
+    return any(is_remote(root.resolve(), text) for root in roots)
+
+
+def is_remote(path: Path, mountinfo: str) -> bool:
+    """
+    Whether a file or folder is on a file system that other machines may change.
+
+    Args:
+        path: The path, without links.
+        mountinfo: What Linux tells of the mounts, as in ``proc(5)``.
+    """
+    kinds = {}
+    for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
-        mounts[Path(before.split()[4].replace("\\040", " "))] = after.split()[0]
-    return any(_mounted_as(root.resolve(), mounts).startswith(REMOTE) for root in roots)
-
-
-def _mounted_as(path: Path, mounts: dict[Path, str]) -> str:
-    return next((mounts[place] for place in (path, *path.parents) if place in mounts), "")
+        # A later mount hides an earlier one in the same place.
+        kinds[Path(before.split()[4].replace("\\040", " "))] = after.split()[0]
+    place = next((place for place in (path, *path.parents) if place in kinds), None)
+    return place is not None and kinds[place].startswith(REMOTE)
