@@ -8,7 +8,7 @@ The gateway: hosts projects, knows sessions, routes, authorises, records.
 - `sessions`  the connected clients
 - `scope`     calls made on the gateway itself
 - `builtins`  the gateway's own handlers
-- `hosting`   the projects that serve, and how newer generations take their places
+- `hosting`   the projects that serve, and their reload; `hosted` is one, through its generations
 - `plan`      what a reload finds and loads; `watch` says when
 - `loading`   from folders to projects; `source`, `script`, `library` and `toml` read them
 - `project`   projects, their handlers and problems

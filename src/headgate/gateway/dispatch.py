@@ -23,7 +23,7 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
-from headgate.gateway.hosting import Hosted
+from headgate.gateway.hosted import Hosted
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer

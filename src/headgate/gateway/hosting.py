@@ -1,13 +1,10 @@
 """
 The projects that a gateway hosts: loaded, watched over, and exchanged for newer generations.
 
-Theory of operation: a reload reads all projects that may have changed, and loads those whose files
-or ancestors' files are others than they were; on a thread, while everything goes on. Then, in one
-turn of the event loop, the new generations take the places of the old ones. The runtime of a
-project stays, with its threads, its queues and its counts: only the functions are others. A call
-that runs ends on the old generation, which is closed when the last one has; a call that waits runs
-the new one, or ends with `HandlerNotFound` if its handler is gone. A generation that has lost
-something to a mistake never comes to serve.
+A reload reads all projects that may have changed, and loads those whose files or ancestors' files
+are others than they were; on a thread, while everything goes on. Then, in one turn of the event
+loop, the new generations take the places of the old ones. A generation that has lost something to
+a mistake never comes to serve.
 """
 
 from __future__ import annotations
@@ -16,25 +13,21 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headgate.errors import HandlerNotFound, ProjectNotFound, RequestError
+from headgate.gateway.hosted import Hosted
 from headgate.gateway.plan import Key, Plan, make_plan
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.source import ProjectFolders, ProjectSource
-from headgate.invocation import Invocation
-from headgate.outcome import Failure
-from headgate.runtimes.gate import Gate
 from headgate.runtimes.thread import ThreadRuntime
 
 if TYPE_CHECKING:
     from headgate.gateway.watch import Watch
 
-__all__ = ["Hosted", "Hosting", "Reloaded"]
+__all__ = ["Hosting", "Reloaded"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -51,25 +44,6 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
     kept: tuple[str, ...] = ()
     """Projects that serve as they were before, because of a mistake."""
     problems: tuple[Problem, ...] = ()
-
-
-class Hosted:
-    """A project that the gateway hosts: what serves, and what runs it."""
-
-    def __init__(self, project: Project, runtime: ThreadRuntime, key: Key) -> None:
-        self.project = project
-        """The generation that serves."""
-        self.runtime = runtime
-        self.endpoints: Mapping[str, Gate] = {}
-        self.key = key
-        """What the generation was made of."""
-        self.refused: tuple[Key, list[Problem]] | None = None
-        """What a newer generation was made of that does not serve, and why."""
-
-    @property
-    def problems(self) -> list[Problem]:
-        """What is wrong with what stands in its files."""
-        return self.refused[1] if self.refused is not None else list(self.project.problems)
 
 
 class Hosting:
@@ -99,7 +73,8 @@ class Hosting:
         self._requests = requests
         self._sources: Mapping[str, ProjectSource] = {}
         self._problems: tuple[Problem, ...] = ()
-        self._left: list[_Left] = []
+        self._gone: dict[str, Hosted] = {}
+        self._untidy: set[Hosted] = set()
         self._tidying = False
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -121,10 +96,10 @@ class Hosting:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
-        sizes = {"generations_left": len(self._left)}
-        runtimes = [hosted.runtime for hosted in list(self.hosted.values())]
-        for runtime in (*runtimes, *(left.runtime for left in self._left if left.gone)):
-            for name, size in runtime.stats().items():
+        everything = [*list(self.hosted.values()), *list(self._gone.values())]
+        sizes = {"generations_left": sum(hosted.left for hosted in everything) + len(self._gone)}
+        for hosted in everything:
+            for name, size in hosted.runtime.stats().items():
                 sizes[f"handlers_{name}"] = sizes.get(f"handlers_{name}", 0) + size
         return sizes
 
@@ -203,12 +178,10 @@ class Hosting:
         if self._watch is not None:
             self._watch.stop()
             ends.append(self._watch.join)
-        for hosted in self.hosted.values():
-            ends += [hosted.runtime.close, hosted.project.close]
-        for left in self._left:
-            ends += [left.runtime.close] * left.gone + [left.project.close]
+        for hosted in (*self.hosted.values(), *self._gone.values()):
+            ends += hosted.ends()
         self.hosted.clear()
-        self._left.clear()
+        self._gone.clear()
         self._sources, self._problems = {}, ()
         return ends
 
@@ -238,20 +211,21 @@ class Hosting:
                 self._add(project, plan.keys[name])
             elif project.breaks(hosted.project):
                 kept.append(name)
-                problems = [msgspec.structs.replace(p, kept=True) for p in project.problems]
-                hosted.refused = (plan.keys[name], problems)
-                project.close()
+                hosted.refuse(project, plan.keys[name])
             else:
                 changed.append(name)
-                self._exchange(hosted, project, plan.keys[name])
+                hosted.serve(project, plan.keys[name])
+                self._untidy.add(hosted)
         if plan.found:
             removed = [name for name in self.hosted if name not in plan.sources]
             self._sources = plan.sources
             self._restore(plan.keys)
         for name in removed:
-            self._remove(name)
+            self._gone[name] = self.hosted.pop(name)
+            self._gone[name].leave()
         self._problems = plan.problems
         self._log(before, added=added, changed=changed, removed=removed)
+        self._tidy()
         return Reloaded(
             added=tuple(added),
             changed=tuple(changed),
@@ -267,58 +241,22 @@ class Hosting:
                 hosted.refused = None
 
     def _add(self, project: Project, key: Key) -> None:
-        hosted = Hosted(project, self._runtime(project.name), key)
-        hosted.runtime.exchange(project.handlers)
-        hosted.endpoints = hosted.runtime.endpoints
-        self.hosted[project.name] = hosted
-
-    def _runtime(self, project: str) -> ThreadRuntime:
-        """Return the runtime of a project that comes, or comes back while calls of it still run."""
-        for left in self._left:
-            if left.gone and left.project.name == project:
-                left.gone = False
-                return left.runtime
-        return self._make_runtime(project)
-
-    def _exchange(self, hosted: Hosted, project: Project, key: Key) -> None:
-        before, hosted.project = hosted.project, project
-        hosted.key, hosted.refused = key, None
-        self._leave(hosted, before, project.handlers)
-
-    def _remove(self, name: str) -> None:
-        hosted = self.hosted.pop(name)
-        self._leave(hosted, hosted.project, {}, gone=True)
-
-    def _leave(
-        self, hosted: Hosted, before: Project, handlers: Mapping[str, Any], *, gone: bool = False
-    ) -> None:
-        """Let other handlers serve, and leave a generation behind until its last call is over."""
-        successors = hosted.runtime.exchange(handlers)
-        hosted.endpoints = hosted.runtime.endpoints
-        if successors:
-            self._move(successors, gone=gone)
-        # After the exchange: a thread shows what it runs before it looks which function to call,
-        # so whatever may have seen the old function is among these.
-        running = frozenset(hosted.runtime.running)
-        self._left.append(_Left(before, hosted.runtime, running, gone))
-        self._tidy()
-
-    def _move(self, successors: Mapping[Gate, Gate | None], *, gone: bool) -> None:
-        """Let calls that wait at a gate which was left go where they belong now."""
-        for invocation in self._requests.on_this_node():
-            gate = invocation.place
-            if not isinstance(gate, Gate) or gate not in successors or not gate.take(invocation):
-                continue
-            successor = successors[gate]
-            if successor is not None:
-                successor.adopt(invocation)
-            else:
-                self._requests.end(invocation, Failure(_removed(invocation, project=gone)))
+        name = project.name
+        back = self._gone.pop(name, None)
+        if back is not None:
+            # Calls of it still run: their order and number count.
+            back.serve(project, key)
+            self._untidy.add(back)
+        self.hosted[name] = back or Hosted(self._make_runtime(name), self._requests, project, key)
 
     def _tidy(self) -> None:
         """Close what was left behind and is not needed any more."""
-        self._left = [left for left in self._left if not left.end()]
-        if self._left and not self._tidying and not self._closed:
+        over = [each for each in self._gone.values() if each.tidy() and each.runtime.is_idle]
+        for hosted in over:
+            del self._gone[hosted.project.name]
+            hosted.end()
+        self._untidy = {hosted for hosted in self._untidy if not hosted.tidy()}
+        if (self._gone or self._untidy) and not self._tidying and not self._closed:
             self._tidying = True
             asyncio.get_running_loop().call_later(TIDY_SECONDS, self._tidy_again)
 
@@ -385,42 +323,6 @@ class Hosting:
             return await done
         finally:
             self._loading.discard(done)
-
-
-@dataclass
-class _Left:
-    """A generation that serves nothing new any more."""
-
-    project: Project
-    runtime: ThreadRuntime
-    running: frozenset[Invocation]
-    """What may run on it."""
-    gone: bool
-    """Whether the whole project was removed."""
-    closed: bool = False
-
-    def end(self) -> bool:
-        """Close it when the last call is over; False if it is not yet."""
-        tidy = self.runtime.tidy()
-        self.running &= frozenset(self.runtime.running)
-        if not self.running and not self.closed:
-            self.closed = True
-            self.project.close()
-        if not self.closed or not tidy or (self.gone and not self.runtime.is_idle):
-            return False
-        if self.gone:
-            # It may wait for a thread to end.
-            name = f"headgate-{self.project.name}-end"
-            threading.Thread(target=self.runtime.close, name=name, daemon=True).start()
-        return True
-
-
-def _removed(invocation: Invocation, *, project: bool) -> RequestError:
-    kind = ProjectNotFound if project else HandlerNotFound
-    what = "project" if project else "message handler"
-    return kind(
-        f"The {what} of {invocation.target} was removed while the call was waiting", started=False
-    )
 
 
 def _mistakes(problems: Iterable[Problem]) -> dict[tuple[str, int | None, str], Problem]:
