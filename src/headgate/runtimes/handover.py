@@ -22,6 +22,8 @@ class Handover:
         before: The gates that it had before.
     """
 
+    has_backlog = False
+
     def __init__(self, lane: Lane, before: Sequence[Gate]) -> None:
         self.has_threads = lane.has_threads
         self.lane = lane
@@ -32,6 +34,9 @@ class Handover:
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
         self._queue[invocation] = gate
+
+    def refill(self) -> None:
+        """Nothing waits behind the queue."""
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back: nothing begins here."""
