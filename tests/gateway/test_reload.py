@@ -17,6 +17,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+import watchfiles
 
 import headgate
 from headgate.errors import DeadlockError, HandlerNotFound, PermissionDenied, ProjectNotFound
@@ -604,8 +605,8 @@ class TestWatching:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real(*folders, force_polling=True, **options)
 
-        real = watch.watch
-        monkeypatch.setattr(watch, "watch", used_up)
+        real = watchfiles.watch
+        monkeypatch.setattr(watchfiles, "watch", used_up)
         acme = plant({"ACME/test": answer(1)}, reload=True)
         acme.write({"ACME/test": answer(2)})
         acme.rig.until(lambda: acme.call() == 2)

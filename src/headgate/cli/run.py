@@ -57,8 +57,6 @@ def run(
             from headgate.gateway import Gateway
 
             log_to_stderr(log_level, as_json=as_json)
-            if reload:
-                import headgate.gateway.watch  # noqa: F401
         folders = chosen_projects(projects, named)
         gateway = Gateway(name, projects=folders, host=host, port=port, data=data, reload=reload)
         stopped = _stop_on_signals()

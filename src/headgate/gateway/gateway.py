@@ -259,12 +259,12 @@ class Gateway:
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
         await hosting.open()
-        if self._reload:
-            hosting.watch(polling=self._reload == "poll")
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
         self._network.join(self)
+        if self._reload:
+            hosting.watch(polling=self._reload == "poll")
         self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}"))
 
     async def _stop(self, grace: float) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -22,10 +22,8 @@ from headgate.gateway.plan import Key, Plan, make_plan
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.source import ProjectFolders, ProjectSource
+from headgate.gateway.watch import Watch
 from headgate.runtimes.thread import ThreadRuntime
-
-if TYPE_CHECKING:
-    from headgate.gateway.watch import Watch
 
 __all__ = ["Hosting", "Reloaded"]
 
@@ -118,9 +116,6 @@ class Hosting:
 
     def watch(self, *, polling: bool = False) -> None:
         """Reload by itself from now on, whatever changes."""
-        # Not at the top: watchfiles takes a while to import.
-        from headgate.gateway.watch import Watch
-
         loop = asyncio.get_running_loop()
 
         def tell(touched: Collection[str] | None) -> None:

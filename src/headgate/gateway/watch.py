@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from time import monotonic
-
-from watchfiles import Change, watch
+from typing import TYPE_CHECKING
 
 from headgate.gateway.source import ProjectFolders
+
+if TYPE_CHECKING:
+    from watchfiles import Change
 
 __all__ = ["Watch", "is_remote"]
 
@@ -119,6 +121,9 @@ class Watch(threading.Thread):
 
     def _changes(self, folders: list[Path]) -> Iterator[Collection[tuple[Change, str]]]:
         """What changes, with nothing whenever it has been quiet for `SETTLE_SECONDS`."""
+        # Here, on the watch's own thread: the import would delay the gateway's start.
+        from watchfiles import watch
+
         return watch(
             *folders,
             watch_filter=_matters,
@@ -164,12 +169,16 @@ class _Pending:
         return touched
 
 
+DELETED = 3
+"""The value of `watchfiles.Change.deleted`."""
+
+
 def _matters(change: Change, path: str) -> bool:
     """Leave out what no project is made of, such as the files of a handler that writes some."""
     if f"{os.sep}__pycache__" in path:
         return False
     # A folder that was moved here is told as one change, and so is one that is gone.
-    return path.endswith((".py", ".toml")) or change == Change.deleted or os.path.isdir(path)
+    return path.endswith((".py", ".toml")) or change == DELETED or os.path.isdir(path)
 
 
 def _identity(root: Path) -> tuple[int, int] | None:
