@@ -499,11 +499,13 @@ def test_handlers_are_listed(plant: Plant) -> None:
     """A table of project, handler, threading and file; nothing is cut to fit."""
     result = invoke("handlers")
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines()]
+    table, _, problems = result.stdout.partition("\nProblem with ")
+    rows = [line.split() for line in table.splitlines()]
     assert rows[0] == ["project", "handler", "threading", "file"]
     assert [row[1] for row in rows[2:]] == sorted(HANDLERS)
     assert next(row[:3] for row in rows if row[1:2] == ["fast"]) == ["P", "fast", "async"]
     assert all(Path(row[3]).is_file() for row in rows[2:])
+    assert problems.startswith("P/broken")
 
 
 def test_handlers_for_machines(plant: Plant) -> None:
@@ -511,6 +513,50 @@ def test_handlers_for_machines(plant: Plant) -> None:
     found = json.loads(invoke("handlers", "--json").stdout)["handlers"]
     assert [each["handler"] for each in found] == sorted(HANDLERS)
     assert {"project", "handler", "threading", "file"} <= found[0].keys()
+
+
+# --- reload --------------------------------------------------------------------------------------
+
+
+def test_reload_tells_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 while there are problems, 0 when all is fine; what serves goes on meanwhile."""
+    with running(tmp_path, "--no-reload") as plant:
+        monkeypatch.setenv("HEADGATE_URL", plant.url)
+        monkeypatch.setenv("HEADGATE_HOME", plant.environment["HEADGATE_HOME"])
+        messages = tmp_path / "projects" / "P" / "messages"
+        (messages / "broken.py").unlink()
+        (messages / "echo.py").write_text("def handleMessage(payload): return 1 +")
+        result = invoke("reload")
+        assert result.exit_code == 1
+        assert result.stdout.startswith("kept: P\n\nProblem with P/echo: SyntaxError")
+        assert f"{messages / 'echo.py'}:1" in result.stdout
+        assert "as it was before" in result.stdout
+        assert json.loads(invoke("request", "P", "echo", "5", "--json").stdout) == {"result": 5}
+        document = json.loads(invoke("handlers", "--json").stdout)
+        assert [problem["handler"] for problem in document["problems"]] == ["echo"]
+        (messages / "echo.py").write_text("def handleMessage(payload): return 1 + payload")
+        result = invoke("reload", "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["changed"] == ["P"]
+        assert json.loads(invoke("request", "P", "echo", "5", "--json").stdout) == {"result": 6}
+        assert invoke("reload").stdout == "Nothing has changed.\n\nNo problems.\n"
+        assert invoke("reload", "--all").stdout.startswith("changed: P\n")
+
+
+def test_run_sees_edits_and_new_projects(plant: Plant) -> None:
+    """Without a word to it; what was wrong before an edit is told until it is corrected."""
+    projects = Path(json.loads(invoke("handlers", "--json").stdout)["handlers"][0]["file"]).parents[
+        2
+    ]
+    new = projects / "Q" / "messages" / "echo.py"
+    new.parent.mkdir(parents=True)
+    new.write_text("def handleMessage(payload): return payload")
+    while (result := invoke("request", "Q", "echo", "5")).exit_code == 6:
+        pass
+    assert result.stdout == "5\n"
+    new.unlink()
+    while invoke("request", "Q", "echo", "5").exit_code == 0:
+        pass
 
 
 # --- run -----------------------------------------------------------------------------------------

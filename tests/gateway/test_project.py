@@ -16,7 +16,8 @@ import pytest
 
 import headgate
 from headgate.errors import ConfigurationError
-from headgate.gateway.project import Problem, Projects, load_projects
+from headgate.gateway.loading import load_projects
+from headgate.gateway.project import Problem, Projects
 from headgate.gateway.source import find_projects
 from headgate.handler import HandlerSettings, handler
 

@@ -18,7 +18,7 @@ import pytest
 
 from headgate.handler import HandlerSettings
 from headgate.invocation import Caller, Invocation
-from headgate.runtimes.gate import Finished, Gate
+from headgate.runtimes.gate import Finished
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.runtimes.watchdog import Watchdog
 from headgate.threads import LoopThread, Mailbox
@@ -93,7 +93,7 @@ class Yard:
         self._loop = LoopThread("gateway")
         self._loop.start()
         self._ended: dict[Invocation, threading.Event] = {}
-        self._gates: dict[str, Gate] = {}
+        self._handlers: dict[str, Handler] = {}
         ends: Mailbox[Finished] = Mailbox(self._loop.loop, self._finished)
         self.runtime = ThreadRuntime(
             "P", ends=ends, loop=self._loop.loop, on_wait=lambda invocation: None
@@ -108,12 +108,13 @@ class Yard:
 
         async def call() -> None:
             self.watchdog.wake()
-            if name not in self._gates:
-                self._gates[name] = self.runtime.endpoint(Handler(name, function, settings))
+            if name not in self._handlers:
+                self._handlers[name] = Handler(name, function, settings)
+                self.runtime.exchange(self._handlers)
             for _ in range(count):
                 invocation = self._invocation(name)
                 self._ended[invocation] = ended
-                self._gates[name](invocation)
+                self.runtime.endpoints[name](invocation)
 
         self._loop.run(call())
         return ended

@@ -100,6 +100,15 @@ def run(
             show_default=False,
         ),
     ] = None,
+    reload: Annotated[
+        bool, typer.Option(help="Let edits of the projects take effect while it runs.")
+    ] = True,
+    poll: Annotated[
+        bool,
+        typer.Option(
+            "--poll", help="Look for edits where the system does not tell, as in some containers."
+        ),
+    ] = False,
     log_level: Annotated[LogLevel, typer.Option(help="What to log, to stderr.")] = "info",
     as_json: Annotated[
         bool, typer.Option("--json", help="The ready line and the log are JSON.")
@@ -123,6 +132,7 @@ def run(
         host=host,
         port=port,
         data=data,
+        reload="poll" if reload and poll else reload,
         log_level=log_level,
         as_json=as_json,
     )
@@ -236,9 +246,9 @@ def message(
 @app.command()
 def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     """
-    List the message handlers of a gateway.
+    List the message handlers of a gateway, and what is wrong with its projects.
 
-    --json prints {"handlers": […]}.
+    --json prints {"handlers": […], "problems": […]}.
     """
     from headgate.cli import call
 
@@ -277,6 +287,28 @@ def ps(
         ps.ps(target)
     else:
         ps.stack(target, stack)
+
+
+@app.command()
+def reload(
+    url: Url = DEFAULT_URL,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All projects, not only those that changed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Let a gateway load what changed in its projects, and say what that came to.
+
+    It returns when the new handlers serve. What has a problem is tried again. The
+    exit code is 1 if there are problems; what served before them goes on.
+
+    --json prints {"added": […], "changed": […], "removed": […], "kept": […],
+    "problems": […]}.
+    """
+    from headgate.cli import call
+
+    call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

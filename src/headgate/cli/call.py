@@ -1,4 +1,4 @@
-"""The commands of a client: request, message and handlers."""
+"""The commands of a client: request, message, handlers and reload."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ import typer
 
 from headgate.cli.ends import ExitCode, fail, reporting
 from headgate.cli.output import print_document, print_table, print_value, waiting
+from headgate.cli.projects import print_problems
 from headgate.client import Client, connect
 from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
 
-__all__ = ["Target", "connected", "handlers", "message", "request"]
+__all__ = ["Target", "connected", "handlers", "message", "reload", "request"]
 
 FATE_SECONDS = 1.0
 """Seconds to wait for the word of what became of the handler, after Ctrl-C or a timeout."""
+
+RELOAD_SECONDS = 120.0
+"""Seconds to wait for a reload: projects that block while they are loaded are given up before."""
 
 LOOK_SECONDS = 0.2
 """Seconds between two looks while waiting: on Windows, Ctrl-C does not end a wait."""
@@ -94,14 +98,35 @@ def handlers(target: Target) -> None:
     """Show the message handlers of a gateway."""
     with reporting(as_json=target.as_json), connected(target) as client:
         found: list[dict[str, Any]] = client.request(target.project, target.handler).get()
+        problems: list[dict[str, Any]] = client.request(target.project, "problems").get()
     if target.as_json:
-        print_document({"handlers": found})
+        print_document({"handlers": found, "problems": problems})
         return
     rows = [
         (row["project"], row["handler"], "async" if row["async"] else row["threading"], row["file"])
         for row in found
     ]
     print_table(("project", "handler", "threading", "file"), rows)
+    if problems:
+        print_problems(problems)
+
+
+def reload(target: Target, *, everything: bool) -> None:
+    """Let a gateway load what changed, and show what that came to."""
+    with reporting(as_json=target.as_json), connected(target) as client:
+        reloaded: dict[str, Any] = client.request(
+            target.project, target.handler, {"everything": everything}, timeout=RELOAD_SECONDS
+        ).get()
+    if target.as_json:
+        print_document(reloaded)
+    else:
+        told = [what for what in ("added", "changed", "removed", "kept") if reloaded[what]]
+        for what in told:
+            print(f"{what}: {', '.join(reloaded[what])}")
+        if not told:
+            print("Nothing has changed.")
+        print_problems(reloaded["problems"])
+    raise typer.Exit(ExitCode.HANDLER_ERROR if reloaded["problems"] else ExitCode.FINE)
 
 
 def connected(target: Target) -> Client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,9 @@ from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from headgate.gateway.project import Problem, Projects
+    from headgate.gateway.source import ProjectFolders
 
-__all__ = ["check", "chosen_projects", "init", "server_parts"]
+__all__ = ["check", "chosen_projects", "init", "print_problems", "server_parts"]
 
 
 @contextmanager
@@ -39,9 +40,9 @@ def server_parts() -> Iterator[None]:
         ) from None
 
 
-def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> dict[str, Path]:
+def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFolders:
     """
-    Return the folders of the projects that the arguments mean.
+    Return where the projects are that the arguments mean.
 
     Args:
         folder: Holds projects, or is one. Default: ``projects``, if none is named.
@@ -51,26 +52,44 @@ def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> dict[str,
         ConfigurationError: A folder is missing or is no project, or there is none.
     """
     with server_parts():
-        from headgate.gateway.source import find_projects
+        from headgate.gateway.source import ProjectFolders, find_projects
     if folder is None and named:
-        return find_projects(None, named)
+        return ProjectFolders(named=find_projects(None, named))
     folder = folder or Path("projects")
     found = find_projects(folder, named)
-    return found if found.keys() - named.keys() else {**_single(folder.resolve()), **found}
+    if found.keys() - named.keys():
+        return ProjectFolders(folder, named)
+    return ProjectFolders(named={**_single(folder.resolve()), **found})
 
 
 def check(folder: Path | None, named: Mapping[str, Path], *, as_json: bool) -> None:
     """Load projects as a gateway would, and list their handlers and what is wrong with them."""
     with reporting(as_json=as_json):
-        loaded = _load(chosen_projects(folder, named))
-        handlers, problems = _handlers(loaded), loaded.problems
+        loaded = _load(chosen_projects(folder, named).find())
+        handlers, problems = _handlers(loaded), [_fields(p) for p in loaded.problems]
         loaded.close()
     if as_json:
-        print_document({"handlers": handlers, "problems": [_fields(p) for p in problems]})
+        print_document({"handlers": handlers, "problems": problems})
     else:
         print_table(("project", "handler", "threading", "file"), [row.values() for row in handlers])
-        _print_problems(problems)
+        print_problems(problems)
     raise typer.Exit(ExitCode.HANDLER_ERROR if problems else ExitCode.FINE)
+
+
+def print_problems(problems: Iterable[Mapping[str, Any]]) -> None:
+    """Tell what is wrong with projects, by the fields of each `Problem`."""
+    none = True
+    for problem in problems:
+        none = False
+        subject = "/".join(filter(None, (problem["project"], problem["handler"])))
+        place = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
+        print(f"\nProblem with {subject or 'the projects'}: {problem['what']}\n  at   {place}")
+        if problem["cure"]:
+            print(f"  cure {problem['cure']}")
+        if problem["kept"]:
+            print("  till then everything of it serves as it was before the change")
+    if none:
+        print("\nNo problems.")
 
 
 def init(folder: Path, *, project: str | None) -> None:
@@ -109,7 +128,7 @@ def _single(folder: Path) -> dict[str, Path]:
 def _load(folders: Mapping[str, Path]) -> Projects:
     with server_parts():
         from headgate.gateway import Gateway
-        from headgate.gateway.project import load_projects
+        from headgate.gateway.loading import load_projects
     # Never started: what a script asks of it while it is loaded ends with an error.
     gateway = Gateway("check", projects=folders)
     return load_projects(folders, system=lambda name: gateway.scope(name).system)
@@ -132,15 +151,6 @@ def _fields(problem: Problem) -> dict[str, Any]:
     import msgspec
 
     return msgspec.structs.asdict(problem)
-
-
-def _print_problems(problems: list[Problem]) -> None:
-    for problem in problems:
-        subject = f"{problem.project}/{problem.handler}" if problem.handler else problem.project
-        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
-        print(f"\nProblem with {subject}: {problem.what}\n  at   {place}\n  cure {problem.cure}")
-    if not problems:
-        print("\nNo problems.")
 
 
 def _checked(name: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from headgate.cli.ends import reporting
 from headgate.cli.output import print_document
@@ -31,7 +31,7 @@ logger = logging.getLogger("headgate.cli")
 MOST_WAITING = 10_000
 """Log records that wait to be written, at most."""
 
-CHATTY = ("alembic", "asyncio", "sqlalchemy", "websockets")
+CHATTY = ("alembic", "asyncio", "sqlalchemy", "watchfiles", "websockets")
 """Loggers of others, of which only warnings are shown."""
 
 
@@ -43,6 +43,7 @@ def run(
     host: str,
     port: int,
     data: Path | None,
+    reload: bool | Literal["poll"],
     log_level: str,
     as_json: bool,
 ) -> None:
@@ -57,7 +58,7 @@ def run(
 
             log_to_stderr(log_level, as_json=as_json)
         folders = chosen_projects(projects, named)
-        gateway = Gateway(name, projects=folders, host=host, port=port, data=data)
+        gateway = Gateway(name, projects=folders, host=host, port=port, data=data, reload=reload)
         stopped = _stop_on_signals()
         gateway.start()
     try:

@@ -8,7 +8,11 @@ The gateway: hosts projects, knows sessions, routes, authorises, records.
 - `running`   what runs: the table of `headgate ps`, stacks, the watchdog
 - `sessions`  the connected clients
 - `scope`     calls made on the gateway itself
-- `project`   projects and their handlers; `source`, `script`, `library` and `toml` read them
+- `builtins`  the gateway's own handlers
+- `hosting`   the projects that serve, and their reload; `hosted` is one, through its generations
+- `plan`      what a reload finds and loads; `watch` says when
+- `loading`   from folders to projects; `source`, `script`, `library` and `toml` read them
+- `project`   projects, their handlers and problems
 """
 
 from headgate.gateway.gateway import Gateway

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 from headgate.errors import (
     CancellationException,
@@ -21,56 +22,25 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
+from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
-from headgate.gateway.project import Project
+from headgate.gateway.hosted import Hosted
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Finished, Gate
-from headgate.runtimes.thread import ThreadRuntime
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import Action, Policy
 from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "Builtin", "Dispatch", "Hosted"]
+__all__ = ["GATEWAY_PROJECT", "Dispatch"]
 
 logger = logging.getLogger("headgate.gateway")
 
 MAX_ASKED = 4096
 """Bytes of a payload for the gateway's own handlers, which are answered on its event loop."""
-
-
-class Builtin(NamedTuple):
-    """A handler of the gateway itself; what it returns is the result."""
-
-    function: Callable[..., Any]
-    """What is called on the event loop: without arguments, or with the decoded payload."""
-
-    action: Action = "see"
-    """What its caller must be allowed to do."""
-
-    takes_payload: bool = False
-
-    def answer(self, payload: bytes) -> Outcome:
-        """Return the outcome; raises RequestError if there is none."""
-        if not self.takes_payload:
-            return Encoded(encode(self.function(), root="result"))
-        if len(payload) > MAX_ASKED:
-            raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
-        return Encoded(encode(self.function(decode(payload)), root="result"))
-
-
-class Hosted:
-    """A project that the gateway hosts, the runtime of its handlers, and their endpoints."""
-
-    def __init__(self, project: Project, runtime: ThreadRuntime) -> None:
-        self.project = project
-        self.runtime = runtime
-        self.endpoints: dict[str, Gate] = {
-            name: runtime.endpoint(handler) for name, handler in project.handlers.items()
-        }
 
 
 class Dispatch:
@@ -107,6 +77,7 @@ class Dispatch:
         self._network = network
         self._recorder = recorder
         self._builtins = builtins
+        self._answering: set[asyncio.Future[None]] = set()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -187,7 +158,7 @@ class Dispatch:
             raise _no_project(project, self._hosted, self._gateway.name)
         endpoint = hosted.endpoints.get(handler)
         if endpoint is None:
-            raise _no_handler(hosted.project, handler)
+            raise _no_handler(hosted, handler)
         return endpoint
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
@@ -209,7 +180,35 @@ class Dispatch:
             raise HandlerNotFound(
                 f"The gateway has no handler {name!r} of its own. It has: {known}"
             )
-        return lambda i: self._requests.end(i, builtin.answer(i.payload))
+        return lambda i: self._answer(i, builtin)
+
+    def _answer(self, invocation: Invocation, builtin: Builtin) -> None:
+        if builtin.action == "administer":
+            caller = invocation.caller
+            self._recorder.record(
+                Record("administered", caller.user, caller.host, invocation.target)
+            )
+        if len(invocation.payload) > MAX_ASKED:
+            raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
+        value = builtin.answer(decode(invocation.payload))
+        if not isinstance(value, Awaitable):
+            self._requests.end(invocation, Encoded(encode(value, root="result")))
+            return
+        task = asyncio.ensure_future(self._answer_later(invocation, value))
+        # The event loop itself does not hold on to its tasks.
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer_later(self, invocation: Invocation, value: Awaitable[Any]) -> None:
+        outcome: Outcome
+        try:
+            outcome = Encoded(encode(await value, root="result"))
+        except Exception:
+            logger.exception("%s failed", invocation.target)
+            outcome = Failure(
+                RequestError(f"The gateway failed at {invocation.target}; its log says more")
+            )
+        self._requests.end(invocation, outcome)
 
     # --- messages --------------------------------------------------------------------------------
 
@@ -333,21 +332,19 @@ def _no_project(name: str, known: Iterable[str], gateway: str) -> ProjectNotFoun
     )
 
 
-def _no_handler(project: Project, name: str) -> HandlerNotFound:
+def _no_handler(hosted: Hosted, name: str) -> HandlerNotFound:
+    project = hosted.project
+    subject = f"The message handler {name!r} of project {project.name!r}"
     # A problem without a handler is the project's own: nothing of it may serve.
-    problems = [p for p in project.problems if p.handler in (name, "")]
+    problems = [p for p in hosted.problems if p.handler in (name, "")]
     broken = next((p for p in problems if p.handler or not project.handlers), None)
     if broken is not None:
-        return HandlerNotFound(
-            f"The message handler {name!r} of project {project.name!r} could not be loaded: "
-            f"{broken}"
-        )
+        return HandlerNotFound(f"{subject} could not be loaded: {broken}")
     script = os.path.join(project.path, "messages", f"{name}.py")
     if ".." not in name and not os.path.isabs(name) and os.path.exists(script):
-        return HandlerNotFound(
-            f"The message handler {name!r} of project {project.name!r} came after the gateway had "
-            "loaded the project: restart the gateway"
-        )
+        if hosted.refused is not None:
+            return HandlerNotFound(f"{subject} waits for a correction: {hosted.problems[0]}")
+        return HandlerNotFound(f"{subject} came after the project was loaded. See: headgate reload")
     return HandlerNotFound(
         f'The message handler "{name}" could not be found in project {project.name!r}. '
         f"{_nearest(name, project.handlers)}Its scripts are in {project.path / 'messages'}"

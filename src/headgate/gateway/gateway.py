@@ -7,12 +7,13 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headgate import __version__
 from headgate.channel.local import (
@@ -30,13 +31,16 @@ from headgate.errors import (
     GatewayUnreachable,
     RequestError,
 )
-from headgate.gateway.dispatch import Builtin, Dispatch, Hosted
-from headgate.gateway.project import Problem, Project, Projects, load_projects
+from headgate.gateway.builtins import builtins
+from headgate.gateway.dispatch import Dispatch
+from headgate.gateway.hosted import Hosted
+from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.sessions import ClientSession, Sessions
-from headgate.gateway.source import find_projects
+from headgate.gateway.source import ProjectFolders
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
@@ -85,19 +89,23 @@ class Gateway:
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
+        reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
+            for them where the system does not tell. ``headgate run`` does that, a program has
+            `reload()`.
     """
 
     def __init__(
         self,
         name: str = "gateway",
         *,
-        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders,
         host: str = "127.0.0.1",
         port: int = 8188,
         data: str | os.PathLike[str] | None = None,
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
+        reload: bool | Literal["poll"] = False,
     ) -> None:
         self.name = name
         """The gateway's name."""
@@ -108,7 +116,7 @@ class Gateway:
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
-        self._projects_at = projects
+        self._folders = ProjectFolders.of(projects)
         self._host = host
         self._data = Path(data) if data is not None else data_folder(name)
         self._network = network or NoNetwork()
@@ -117,9 +125,9 @@ class Gateway:
         self._store = Store(self._data)
         self._sessions = Sessions()
         self._arriving = Allowance()
-        self._projects: Projects | None = None
-        self._hosted: dict[str, Hosted] = {}
-        self._running = Running(name, self._hosted)
+        self._hosting: Hosting | None = None
+        self._running = Running(name, dict)
+        self._reload = reload
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -146,12 +154,12 @@ class Gateway:
     @property
     def problems(self) -> list[Problem]:
         """What could not be loaded, and why."""
-        return self._projects.problems if self._projects is not None else []
+        return self._hosting.problems if self._hosting is not None else []
 
     @property
     def projects(self) -> Mapping[str, Project]:
-        """The loaded projects by name."""
-        return self._projects if self._projects is not None else {}
+        """The projects that serve, by name."""
+        return self._hosting.projects if self._hosting is not None else {}
 
     @property
     def system(self) -> System:
@@ -234,36 +242,40 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
-        self._running = Running(self.name, self._hosted)
+        running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
-            recorder=self._recorder, later=loop.call_later, on_work=self._running.watchdog.wake
+            recorder=self._recorder, later=loop.call_later, on_work=running.watchdog.wake
+        )
+        hosting = self._hosting = Hosting(
+            self._folders,
+            system=lambda project: self.scope(project).system,
+            runtime=self._make_runtime,
+            requests=self._requests,
         )
         self._dispatch = Dispatch(
             self,
-            hosted=self._hosted,
+            hosted=hosting.hosted,
             policy=self._policy,
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins={
-                "handlers": Builtin(self._list_handlers),
-                "ps": Builtin(self.running),
-                "remote_servers": Builtin(self.remote_servers),
-                "stack": Builtin(self._running.stack, action="administer", takes_payload=True),
-                "stats": Builtin(self.stats),
-            },
+            builtins=builtins(self, hosting, running),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
+        await hosting.open()
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
         self._network.join(self)
+        if self._reload:
+            hosting.watch(polling=self._reload == "poll")
         self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}"))
 
     async def _stop(self, grace: float) -> None:
         self._stopping = True
+        ends: list[Callable[[], None]] = []
         self._network.leave(self)
         if self._server is not None:
             self._server.close()
@@ -272,7 +284,10 @@ class Gateway:
             forget_port(self.port, self._data)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
-        await asyncio.to_thread(self._close_files)
+        if self._hosting is not None:
+            ends += self._hosting.close()
+            self._hosting = None
+        await asyncio.to_thread(self._close_files, ends)
 
     async def _let_finish(self, grace: float) -> None:
         end = monotonic() + grace
@@ -293,32 +308,21 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
-        at = self._projects_at
-        if isinstance(at, Mapping):
-            folders = {name: Path(folder) for name, folder in at.items()}
-        else:
-            folders = find_projects(Path(at))
-        self._projects = load_projects(folders, system=lambda name: self.scope(name).system)
-        for name, project in self._projects.items():
-            runtime = ThreadRuntime(
-                name,
-                ends=self._finished,
-                loop=self._loop,
-                on_wait=self._handler_waits,
-            )
-            self._hosted[name] = Hosted(project, runtime)
-        for problem in self._projects.problems:
-            logger.error("%s", problem)
 
-    def _close_files(self) -> None:
+    def _hosted(self) -> Mapping[str, Hosted]:
+        return self._hosting.all if self._hosting is not None else {}
+
+    def _close_files(self, ends: Iterable[Callable[[], None]]) -> None:
         self._running.watchdog.close()
-        for hosted in self._hosted.values():
-            hosted.runtime.close()
-        self._hosted.clear()
-        if self._projects is not None:
-            self._projects.close()
-            self._projects = None
+        for end in ends:
+            end()
         self._store.close()
+
+    def _make_runtime(self, project: str) -> ThreadRuntime:
+        assert self._loop is not None
+        return ThreadRuntime(
+            project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
+        )
 
     def _require_loopback(self) -> None:
         if not is_loopback(self._host):
@@ -351,6 +355,31 @@ class Gateway:
         """Run a callback on the gateway's callback thread."""
         self._callbacks.invoke(function)
 
+    def reload(self, *, everything: bool = False) -> Reloaded:
+        """
+        Let what changed in the projects' files serve, and wait until it does.
+
+        What has a problem is tried again, also if nothing was edited.
+
+        Args:
+            everything: Load all projects anew, changed or not: with new state of their modules.
+
+        Returns:
+            Names of projects that were added, changed, removed, or kept as they were because of a
+            mistake, and all problems that there are.
+
+        Raises:
+            RuntimeError: The gateway does not run, or an event loop runs on this thread.
+        """
+        refuse_on_event_loop("Gateway.reload()", "await asyncio.to_thread(gateway.reload)")
+        if self._hosting is None or self._loop is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        work = self._hosting.reload(everything=everything)
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        except CancelledError:
+            raise RuntimeError(f"The gateway {self.name!r} stopped") from None
+
     def next_sequence(self) -> int:
         """Return the next number of a request of the gateway's own scripts."""
         return next(self._sequence)
@@ -381,10 +410,7 @@ class Gateway:
         for session in self._sessions.on_this_node():
             for name, size in session.stats().items():
                 sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
-        for hosted in self._hosted.values():
-            for name, size in hosted.runtime.stats().items():
-                sizes[f"handlers_{name}"] = sizes.get(f"handlers_{name}", 0) + size
-        return sizes
+        return sizes | (self._hosting.stats() if self._hosting is not None else {})
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
@@ -492,18 +518,3 @@ class Gateway:
                 event="logout", user=session.caller.user, host=session.caller.host, detail=reason
             )
         )
-
-    # --- its own handlers -------------------------------------------------------------------------
-
-    def _list_handlers(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "project": name,
-                "handler": handler.name,
-                "threading": handler.settings.threading,
-                "async": handler.is_async,
-                "file": str(handler.file),
-            }
-            for name, hosted in sorted(self._hosted.items())
-            for _, handler in sorted(hosted.project.handlers.items())
-        ]

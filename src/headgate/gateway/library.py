@@ -59,6 +59,7 @@ class Library:
         self._project = project
         self._folders = [str(folder) for folder in folders]
         self._system = system
+        self._closed = False
         self._names = _module_names(self._folders) - set(_RESERVED)
         self._builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
         self._builtins.update({name: _Unloaded(self, name) for name in self._names})
@@ -81,6 +82,8 @@ class Library:
         Raises:
             BaseException: Whatever the script raises.
         """
+        if self._closed:
+            raise ImportError(f"Project {self._project!r} was unloaded")
         module = ModuleType(f"{self.package}.messages/{name}")
         vars(module).update(__builtins__=self._builtins, __file__=str(file), __package__="")
         # dataclasses, typing and pickle look a class's module up in sys.modules.
@@ -90,6 +93,7 @@ class Library:
 
     def close(self) -> None:
         """Forget every module; what still runs keeps those it has, but can import no more."""
+        self._closed = True
         _FINDER.remove(self)
         for name in list(sys.modules):
             if name == self.package or name.startswith(f"{self.package}."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
@@ -32,10 +32,10 @@ class Running:
 
     Args:
         gateway: Name of the gateway.
-        hosted: The projects by name.
+        hosted: Gives the projects by name.
     """
 
-    def __init__(self, gateway: str, hosted: Mapping[str, Hosted]) -> None:
+    def __init__(self, gateway: str, hosted: Callable[[], Mapping[str, Hosted]]) -> None:
         self._hosted = hosted
         self.watchdog = Watchdog(f"headgate-{gateway}-watchdog", self._threads)
         """Names handlers that hold the interpreter."""
@@ -53,7 +53,7 @@ class Running:
             "running": [self._row(run, now) for run in runs],
             "queued": [
                 {"project": project, "handler": handler, "queued": number}
-                for project, hosted in sorted(self._hosted.items())
+                for project, hosted in sorted(self._hosted().items())
                 for handler, number in hosted.runtime.queued().items()
             ],
         }
@@ -115,13 +115,13 @@ class Running:
         }
 
     def _runs(self) -> Iterable[Run]:
-        for hosted in list(self._hosted.values()):
+        for hosted in list(self._hosted().values()):
             # A thread that has just taken something may not have begun it.
             yield from (run for run in hosted.runtime.runs if run.invocation.started_at)
 
     def _threads(self) -> Iterable[HandlerThread]:
         return [
-            thread for hosted in list(self._hosted.values()) for thread in hosted.runtime.threads
+            thread for hosted in list(self._hosted().values()) for thread in hosted.runtime.threads
         ]
 
 

@@ -7,7 +7,9 @@ The layout of plain projects is known to this module alone.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from headgate.errors import ConfigurationError
 from headgate.gateway.toml import line_of, parse_toml, read_text
 from headgate.handler import check_setting, check_settings, known_names
 
-__all__ = ["ProjectSource", "find_projects", "read_plain_project"]
+__all__ = ["ProjectFolders", "ProjectSource", "digest", "find_projects", "read_plain_project"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class ProjectSource:
     """That file's text, for line numbers."""
     broken: ConfigurationError | None = None
     """Why nothing of it can serve, if so."""
+    digest: bytes = b""
+    """What `digest` gave for the folder, before anything of it was read."""
 
     def error(self, problem: str, *key: str, cure: str) -> ConfigurationError:
         """An error in the settings, at the line of a key."""
@@ -74,6 +78,59 @@ class ProjectSource:
         check_settings(settings, file=file, line=line_of(self.text, *table))
 
 
+@dataclasses.dataclass(frozen=True)
+class ProjectFolders:
+    """Where the projects of a gateway are to be looked for, each time anew."""
+
+    folder: Path | None = None
+    """Holds a folder for each project."""
+    named: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Further projects by name, wherever they stand; they win over those of the folder."""
+
+    @staticmethod
+    def of(
+        projects: ProjectFolders | str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    ) -> ProjectFolders:
+        """
+        Return what the folder of the projects, or a mapping of names to folders, means.
+
+        Whatever a script does to the working directory, they stay the same.
+        """
+        folder, named = None, {}
+        if isinstance(projects, ProjectFolders):
+            folder, named = projects.folder, dict(projects.named)
+        elif isinstance(projects, Mapping):
+            named = {name: Path(at) for name, at in projects.items()}
+        else:
+            folder = Path(projects)
+        return ProjectFolders(
+            None if folder is None else folder.absolute(),
+            {name: at.absolute() for name, at in named.items()},
+        )
+
+    def find(self) -> dict[str, Path]:
+        """
+        Return the folders of the projects that there are now; named ones whether or not they are.
+
+        Raises:
+            ConfigurationError: The folder cannot be read.
+        """
+        return {**_within(self.folder), **self.named}
+
+    def roots(self) -> list[Path]:
+        """Return the folders that hold everything."""
+        return [*([] if self.folder is None else [self.folder]), *self.named.values()]
+
+    def project_of(self, path: Path) -> str:
+        """Return the name of the project that a file or folder belongs to; empty for none."""
+        for name, folder in self.named.items():
+            if path.is_relative_to(folder):
+                return name
+        if self.folder is None or not path.is_relative_to(self.folder):
+            return ""
+        return next(iter(path.relative_to(self.folder).parts), "")
+
+
 def find_projects(folder: Path | None, named: Mapping[str, Path] | None = None) -> dict[str, Path]:
     """
     Find the folders of plain projects.
@@ -86,8 +143,7 @@ def find_projects(folder: Path | None, named: Mapping[str, Path] | None = None) 
     Raises:
         ConfigurationError: A folder is missing, or a named one is no project.
     """
-    within = [] if folder is None else sorted(_folders(folder))
-    found = {path.name: path for path in within if _is_plain_project(path)}
+    found = _within(folder)
     for name, path in (named or {}).items():
         if not _is_plain_project(path):
             raise ConfigurationError(
@@ -99,6 +155,11 @@ def find_projects(folder: Path | None, named: Mapping[str, Path] | None = None) 
 
 
 _PLAIN = ("project.toml", "messages", "library")
+
+
+def _within(folder: Path | None) -> dict[str, Path]:
+    folders = [] if folder is None else sorted(_folders(folder))
+    return {path.name: path for path in folders if _is_plain_project(path)}
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -120,8 +181,14 @@ def read_plain_project(name: str, folder: Path) -> ProjectSource:
     Read a plain project: ``project.toml``, ``messages`` and ``library``.
 
     Raises:
-        ConfigurationError: Its ``project.toml`` is wrong.
+        ConfigurationError: It is not there, or its ``project.toml`` is wrong.
     """
+    if not folder.is_dir():
+        raise ConfigurationError(
+            "The project's folder is not there",
+            cure="Put it back, or name another one",
+            file=str(folder),
+        )
     file = folder / "project.toml"
     text = read_text(file) if file.exists() else ""
     table = parse_toml(text, file=file)
@@ -165,3 +232,33 @@ def _plain_scripts(folder: Path) -> dict[str, Path]:
         if file.is_file() and not any(part.startswith((".", "_")) for part in path.parts):
             scripts[path.with_suffix("").as_posix()] = file
     return scripts
+
+
+def digest(folder: Path) -> bytes:
+    """
+    Return what changes when the settings, a script or a library module of a project changes.
+
+    The contents count, not the times: some file systems keep whole seconds, and a file that was
+    only touched is no other one. Files that a project reads or writes itself are not looked at.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for file in _source_files(folder):
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            text = str(error).encode("utf-8", "replace")
+        total.update(f"{file}\0{len(text)}\0".encode("utf-8", "surrogateescape"))
+        total.update(text)
+    return total.digest()
+
+
+def _source_files(folder: Path) -> Iterator[Path]:
+    yield folder / "project.toml"
+    seen = set()
+    for part in ("messages", "library"):
+        for place, folders, files in os.walk(folder / part, followlinks=True):
+            real = os.path.realpath(place)
+            # Links may lead round in a circle.
+            folders[:] = [] if real in seen else sorted(f for f in folders if f != "__pycache__")
+            seen.add(real)
+            yield from (Path(place, name) for name in sorted(files) if name.endswith(".py"))

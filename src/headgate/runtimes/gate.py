@@ -135,23 +135,62 @@ class Gate:
         if self._concurrency is not None:
             self._active.discard(invocation)
             if self._waiting:
-                following, _ = self._waiting.pop()
-                self._active.add(following)
-                self.lane.put(following, self)
+                self._admit(self._concurrency)
+
+    def take(self, invocation: Invocation) -> bool:
+        """Take an invocation back; False if it has begun."""
+        if self._waiting.remove(invocation):
+            self.under_way -= 1
+            return True
+        if self.lane.remove(invocation):
+            self.finished(invocation)
+            return True
+        return False
 
     def withdraw(self, invocation: Invocation) -> str:
         """Take an invocation back if it has not begun; else stop it as far as that goes."""
-        if self._waiting.remove(invocation):
-            self.under_way -= 1
-            return Fate.NOT_STARTED
-        if self.lane.remove(invocation):
-            self.finished(invocation)
+        if self.take(invocation):
             return Fate.NOT_STARTED
         if not self.lane.interrupt(invocation):
             # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
             self._hung.add(invocation)
             self.lane.lend()
         return Fate.STILL_RUNNING
+
+    def renew(self, handler: Runnable, *, concurrency: int | None, places: int) -> None:
+        """
+        Run a newer handler from now on: what runs goes on as it is, what waits runs the new one.
+
+        Only for a handler that has a limit on its concurrency where the one before it has one.
+        """
+        self.handler = handler
+        self.timeout = handler.settings.timeout
+        self._limit = handler.settings.queue + places
+        self._concurrency = concurrency
+        if concurrency is not None:
+            self._admit(concurrency)
+
+    def close(self) -> None:
+        """Let nothing begin any more that waits for the handler's own concurrency."""
+        if self._concurrency is not None:
+            self._concurrency = 0
+
+    def adopt(self, invocation: Invocation) -> None:
+        """Run what another gate had taken and has given up, however many wait already."""
+        self.under_way += 1
+        invocation.place = self
+        if self._concurrency is None:
+            self.lane.put(invocation, self)
+        else:
+            self._waiting.put(invocation, self)
+            self._admit(self._concurrency)
+
+    def _admit(self, concurrency: int) -> None:
+        """Let those who wait go on, as far as there are places."""
+        while self._waiting and len(self._active) < concurrency:
+            following, _ = self._waiting.pop()
+            self._active.add(following)
+            self.lane.put(following, self)
 
     def holders(self, invocation: Invocation) -> list[Invocation]:
         """Return who holds the places that an invocation waits for; empty if one is free."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypedDict
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
+from headgate.runtimes.handover import Handover
 from headgate.runtimes.pool import Pool
 from headgate.runtimes.running import HandlerThread, Run
 from headgate.runtimes.tasks import TaskLoop
@@ -29,10 +30,44 @@ MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
 
 
+class Limits(TypedDict):
+    """What a gate lets in."""
+
+    concurrency: int | None
+    places: int
+
+
+class Way(NamedTuple):
+    """How a handler runs; where it stays the same, a newer handler takes the older one's place."""
+
+    lane: str
+    """``async``, ``Shared`` or ``Dedicated``."""
+    limited: bool
+    """Whether its gate limits how many of its runs are under way."""
+
+    @staticmethod
+    def of(handler: Runnable) -> Way:
+        """How this handler is to run."""
+        if handler.is_async:
+            return Way("async", limited=True)
+        settings = handler.settings
+        # A Dedicated thread is the limit already, and its queue keeps the order.
+        dedicated = settings.threading == "Dedicated"
+        return Way(settings.threading, limited=not dedicated and settings.concurrency is not None)
+
+
+def _release(gate: Gate) -> bool:
+    return not isinstance(gate.lane, Handover) or gate.lane.release(gate)
+
+
 class ThreadRuntime:
     """
     Runs the handlers of one project: Shared ones in a pool of threads, Dedicated ones each on a
     thread of its own, ``async def`` ones as tasks on an event loop.
+
+    It outlives the generations of its project. `exchange` lets newer handlers take the place of
+    older ones, so that order, concurrency and what hangs count across generations, and a reload
+    makes no thread.
 
     Args:
         project: Name of the project, for the threads' names.
@@ -54,7 +89,8 @@ class ThreadRuntime:
         self._ends = ends
         self._loop = loop
         self._tell_wait = on_wait
-        self._gates: list[Gate] = []
+        self._gates: dict[str, Gate] = {}
+        self._left: list[Gate] = []
         self._hung: set[Invocation] = set()
         self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
         self._tasks = TaskLoop(
@@ -67,22 +103,63 @@ class ThreadRuntime:
         )
         self._dedicated: list[Pool] = []
 
-    def endpoint(self, handler: Runnable) -> Gate:
-        """Return the endpoint of a handler of this project."""
-        settings = handler.settings
-        concurrency = settings.concurrency
-        lane: Pool | TaskLoop
-        if handler.is_async:
-            lane, concurrency = self._tasks, concurrency or MOST_TASKS
-            places = concurrency
-        elif settings.threading == "Dedicated":
-            # One thread is the limit already, and its queue keeps the order.
-            lane, concurrency, places = self._add_dedicated(handler.name), None, 1
-        else:
-            lane, places = self._pool, concurrency or POOL_SIZE
-        gate = Gate(handler, lane, concurrency=concurrency, places=places, hung=self._hung)
-        self._gates.append(gate)
-        return gate
+    @property
+    def endpoints(self) -> Mapping[str, Gate]:
+        """The endpoints of the project's handlers by name."""
+        return self._gates
+
+    @property
+    def running(self) -> list[Invocation]:
+        """What runs at this moment, waiting handlers included."""
+        return [invocation for lane in self._lanes for invocation in lane.running]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not any(gate.under_way for gate in (*self._gates.values(), *self._left))
+
+    def exchange(self, handlers: Mapping[str, Runnable]) -> dict[Gate, Gate | None]:
+        """
+        Let newer handlers take the places of those that there are, on the event loop.
+
+        What runs ends as it began. What waits at a gate that stays will run the newer handler.
+
+        Returns:
+            The gates that are left behind, each with the one that is to `adopt` what waits there;
+            None where the handler is gone. `tidy` must follow, now and then until it says so.
+        """
+        left = self._leave(handlers)
+        successors: dict[Gate, Gate | None] = dict.fromkeys(left.values())
+        gates: dict[str, Gate] = {}
+        for name, handler in handlers.items():
+            gate = self._gates.get(name)
+            if gate is None:
+                gate = self._make_gate(handler)
+                if name in left:
+                    successors[left[name]] = gate
+            else:
+                gate.renew(handler, **self._limits(handler))
+            gates[name] = gate
+        # At once: somebody on another thread may be reading the old ones.
+        self._gates = gates
+        return successors
+
+    def tidy(self) -> bool:
+        """
+        Let handlers begin whose former runs are over, and end the threads of gates left behind.
+
+        Returns:
+            Whether there is nothing left to do.
+        """
+        held = [gate for gate in self._gates.values() if isinstance(gate.lane, Handover)]
+        held = [gate for gate in held if not _release(gate)]
+        for gate in [gate for gate in self._left if not gate.under_way]:
+            self._left.remove(gate)
+            lane = gate.lane.lane if isinstance(gate.lane, Handover) else gate.lane
+            if isinstance(lane, Pool) and lane in self._dedicated:
+                self._dedicated.remove(lane)
+                lane.close()
+        return not held and not self._left
 
     def close(self) -> None:
         """Stop taking invocations; threads end when their handlers return."""
@@ -92,13 +169,15 @@ class ThreadRuntime:
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
-        pools = [self._pool, *self._dedicated]
-        lanes = [self._tasks.stats(), *(pool.stats() for pool in pools)]
-        gated = sum(gate.waiting for gate in self._gates)
+        lanes = [lane.stats() for lane in self._lanes]
+        gates = [*self._gates.values(), *self._left]
+        held = [gate.lane.waiting for gate in gates if isinstance(gate.lane, Handover)]
         return {
-            "queued": sum(lane["queued"] for lane in lanes) + gated,
+            "queued": sum(lane["queued"] for lane in lanes)
+            + sum(gate.waiting for gate in gates)
+            + sum(held),
             "running": sum(lane["running"] for lane in lanes),
-            "under_way": sum(gate.under_way for gate in self._gates),
+            "under_way": sum(gate.under_way for gate in gates),
             "abandoned": len(self._hung),
         }
 
@@ -114,14 +193,53 @@ class ThreadRuntime:
 
     def queued(self) -> dict[str, int]:
         """Return how many invocations wait to begin, by handler."""
-        count = Counter(gate.handler.name for lane in self._lanes for gate in lane.queued)
-        for gate in self._gates:
+        gates = [*self._gates.values(), *self._left]
+        held = [gate.lane for gate in gates if isinstance(gate.lane, Handover)]
+        count = Counter(gate.handler.name for lane in (*self._lanes, *held) for gate in lane.queued)
+        for gate in gates:
             count[gate.handler.name] += gate.waiting
         return {handler: number for handler, number in sorted(count.items()) if number}
 
     @property
-    def _lanes(self) -> list[Lane]:
+    def _lanes(self) -> list[Pool | TaskLoop]:
         return [self._pool, *self._dedicated, self._tasks]
+
+    def _leave(self, handlers: Mapping[str, Runnable]) -> dict[str, Gate]:
+        """Leave the gates behind whose handlers are gone or are to run in another way."""
+        left = {
+            name: gate
+            for name, gate in self._gates.items()
+            if name not in handlers or Way.of(handlers[name]) != Way.of(gate.handler)
+        }
+        self._gates = {name: gate for name, gate in self._gates.items() if name not in left}
+        for gate in left.values():
+            gate.close()
+            self._left.append(gate)
+        return left
+
+    def _make_gate(self, handler: Runnable) -> Gate:
+        lane: Lane
+        if handler.is_async:
+            lane = self._tasks
+        elif handler.settings.threading == "Dedicated":
+            lane = self._add_dedicated(handler.name)
+        else:
+            lane = self._pool
+        before = [gate for gate in self._left if gate.handler.name == handler.name]
+        if before and handler.settings.concurrency is not None:
+            lane = Handover(lane, before)
+        return Gate(handler, lane, hung=self._hung, **self._limits(handler))
+
+    @staticmethod
+    def _limits(handler: Runnable) -> Limits:
+        concurrency = handler.settings.concurrency
+        if handler.is_async:
+            concurrency = concurrency or MOST_TASKS
+            return {"concurrency": concurrency, "places": concurrency}
+        if not Way.of(handler).limited:
+            places = 1 if handler.settings.threading == "Dedicated" else POOL_SIZE
+            return {"concurrency": None, "places": places}
+        return {"concurrency": concurrency, "places": concurrency or POOL_SIZE}
 
     def _add_dedicated(self, handler: str) -> Pool:
         name = f"headgate-{self._project}-{handler}"

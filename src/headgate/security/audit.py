@@ -19,7 +19,10 @@ class Record(msgspec.Struct, frozen=True):
     """One thing that happened."""
 
     event: str
-    """What: ``login``, ``logout``, ``refused``, ``failed``, ``started`` or ``stopped``."""
+    """
+    What: ``login``, ``logout``, ``refused``, ``administered``, ``failed``, ``started`` or
+    ``stopped``.
+    """
 
     user: str = ""
     host: str = ""

@@ -1,0 +1,65 @@
+"""The gateway's own handlers: what clients may ask of it, and with which right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from headgate.gateway.hosting import Hosting
+from headgate.gateway.running import Running
+from headgate.security.policy import Action
+
+__all__ = ["Builtin", "builtins"]
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A handler that the gateway has itself."""
+
+    answer: Callable[[Any], Any]
+    """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
+    action: Action = "see"
+    """What the caller must be allowed to do."""
+
+
+class Told(Protocol):
+    """What the handlers tell of their gateway."""
+
+    def remote_servers(self) -> list[str]:
+        """Return the names of the other gateways that can be reached."""
+
+    def stats(self) -> dict[str, int]:
+        """Return the size of every table."""
+
+
+def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Builtin]:
+    """Return the handlers of a gateway by name."""
+
+    async def reload(payload: Any) -> Any:
+        everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
+        return await hosting.reload(everything=everything)
+
+    return {
+        "handlers": Builtin(lambda _: _handlers(hosting)),
+        "problems": Builtin(lambda _: hosting.problems),
+        "ps": Builtin(lambda _: running.table()),
+        "reload": Builtin(reload, action="administer"),
+        "remote_servers": Builtin(lambda _: gateway.remote_servers()),
+        "stack": Builtin(running.stack, action="administer"),
+        "stats": Builtin(lambda _: gateway.stats()),
+    }
+
+
+def _handlers(hosting: Hosting) -> list[dict[str, Any]]:
+    return [
+        {
+            "project": name,
+            "handler": handler.name,
+            "threading": handler.settings.threading,
+            "async": handler.is_async,
+            "file": str(handler.file),
+        }
+        for name, project in sorted(hosting.projects.items())
+        for _, handler in sorted(project.handlers.items())
+    ]
