@@ -95,6 +95,7 @@ class Watch(threading.Thread):
         roots = {root: _identity(root) for root in self._folders.roots()}
         there = [root for root, identity in roots.items() if identity is not None]
         if not there:
+            self._tell(None)
             self._stopped.wait(LOOK_SECONDS)
             return
         settling, echo = _Pending(), _Pending()
