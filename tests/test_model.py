@@ -946,11 +946,6 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
         "was_handed_over",
         lambda self, number: number <= self._last_handed,
     ),
-    "half of a result is kept after its request": (
-        Session,
-        "_drop_parts",
-        lambda self, number: (False, False),
-    ),
     "the rest of a cancelled call is sent": (Departures, "stop", _stop_goes_on),
     "an answered handler counts as finished": (Session, "_cancelled", _cancelled_means_finished),
 }

@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 
+from headgate.errors import ClientNotFound, GatewayUnreachable, HandlerNotFound, RequestError
 from headgate.invocation import Invocation, current_invocation
+from headgate.outcome import Failure
 from headgate.request import Callback, Request, refuse_on_event_loop
 from headgate.wire.codec import decode, encode
 from headgate.wire.session import MAX_NAME
@@ -114,14 +116,12 @@ def text(value: Any, name: str) -> str:
 
     Raises:
         TypeError: It is no string.
-        ValueError: It is too long, or cannot be encoded: it holds half of a surrogate pair.
+        ValueError: It cannot be encoded: it holds half of a surrogate pair.
     """
     if value is None:
         return ""
     if not isinstance(value, str):
         raise TypeError(f"{name} is a string, not {value!r}")
-    if len(value) > MAX_NAME:
-        raise ValueError(f"{name} has {len(value)} characters; {MAX_NAME} are allowed")
     try:
         return value.encode().decode()
     except UnicodeEncodeError as error:
@@ -178,12 +178,12 @@ class Scope(ABC):
                 callback thread; of values that come faster than it takes them the latest counts.
 
         Raises:
-            ValueError: A name is missing or too long, or the timeout is wrong.
+            ValueError: A name is missing, or the timeout is wrong.
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
         plain = type(project) is type(handler) is str and (project + handler).isascii()
-        if not plain or not project or not handler or len(project) + len(handler) > MAX_NAME:
+        if not plain or not project or not handler:
             project, handler = required(project, "project"), required(handler, "messageHandler")
         if on_success is not None or on_error is not None or on_progress is not None:
             _require_callable(on_success, on_error, on_progress)
@@ -196,12 +196,17 @@ class Scope(ABC):
         )
         running = current_invocation.get()
         if remote_server is None and host_name is None and running is None:
-            self._submit(request, data, NEARBY)
+            route = NEARBY
         else:
             request.made_in = running
             remote = text(remote_server, "remoteServer")
             route = Route(remote, text(host_name, "hostName"), _ancestors(running))
-            self._submit(request, data, route)
+        if len(project) + len(handler) > MAX_NAME or route is not NEARBY:
+            refusal = _too_long(project, handler, route)
+            if refusal is not None:
+                request.end(Failure(refusal))
+                return request
+        self._submit(request, data, route)
         return request
 
     def message(
@@ -230,23 +235,23 @@ class Scope(ABC):
             exists), ``NO_HANDLER``, ``DENIED``, ``UNREACHABLE`` or ``OVERLOADED``.
 
         Raises:
-            ValueError: A name is missing or too long, or there are too many filters.
+            ValueError: A name is missing, or there are too many filters or too long ones.
             TypeError: A name is no string.
             PayloadError: The payload cannot be sent.
         """
         project, handler = required(project, "project"), required(handler, "messageHandler")
-        if filters and len(filters) > MAX_FILTERS:
-            raise ValueError(f"{len(filters)} filters are given; {MAX_FILTERS} are allowed")
-        chosen = {
-            text(name, "a filter's name"): text(str(value), name)
-            for name, value in (filters or {}).items()
-            if value
-        }
+        chosen = _chosen(filters or {})
         letters = (text(scope, "scope") or ("CS" if chosen else SCOPES)).upper()
+        if len(letters) > MAX_NAME:
+            raise ValueError(f"scope has {len(letters)} characters: it is letters of {SCOPES}")
         data = encode({} if payload is None else payload)
         request = Request(self, project, handler, monotonic() + self.default_timeout)
         ancestors = _ancestors(current_invocation.get())
-        self._deliver(request, data, Delivery(letters, chosen, ancestors))
+        refusal = _too_long(project, handler, NEARBY)
+        if refusal is not None:
+            request.end(Failure(refusal))
+        else:
+            self._deliver(request, data, Delivery(letters, chosen, ancestors))
         return request
 
     def remote_servers(self) -> list[str]:
@@ -330,6 +335,34 @@ def current_scope() -> Scope:
 
 def _ancestors(running: Invocation | None) -> tuple[str, ...]:
     return () if running is None else (*running.ancestors, running.request_id)
+
+
+def _chosen(filters: Mapping[str, str]) -> dict[str, str]:
+    """Return filters as they are sent."""
+    chosen = {
+        text(name, "a filter's name"): text(str(value), name)
+        for name, value in filters.items()
+        if value
+    }
+    if len(chosen) > MAX_FILTERS:
+        raise ValueError(f"{len(chosen)} filters are given; {MAX_FILTERS} are allowed")
+    for name, value in chosen.items():
+        if len(name) > MAX_NAME or len(value) > MAX_NAME:
+            raise ValueError(f"A filter's name or value has more than {MAX_NAME} characters")
+    return chosen
+
+
+def _too_long(project: str, handler: str, route: Route) -> RequestError | None:
+    """Return how a request ends that names what nothing can be called, None if it may be sent."""
+    if len(project) > MAX_NAME or len(handler) > MAX_NAME:
+        kind: type[RequestError] = HandlerNotFound
+    elif len(route.remote_server) > MAX_NAME:
+        kind = GatewayUnreachable
+    elif len(route.host_name) > MAX_NAME:
+        kind = ClientNotFound
+    else:
+        return None
+    return kind(f"Not sent: no name has more than {MAX_NAME} characters", started=False)
 
 
 def _require_callable(*callbacks: Callback | None) -> None:

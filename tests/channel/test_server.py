@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -672,6 +673,80 @@ class TestPeersThatDoNotRead:
             channel.connection_lost(None)
 
         asyncio.run(scenario())
+
+
+class TestSlowLines:
+    """What takes its time is not dead, and nothing waits behind it that need not."""
+
+    def test_a_part_of_a_message_is_a_sign_of_life(self) -> None:
+        """A peer whose message is still arriving is heard."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            session = channel.open_session
+            session.excuse_silence(time.monotonic() - 60)
+            data = WebSocketFrame(Opcode.BINARY, batch(call(1))).serialize(mask=False)
+            channel.data_received(data[:20])
+            channel._tick()
+            assert not session.is_dead
+            assert session.wakeup > time.monotonic()
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    @pytest.mark.parametrize("takes", [True, False])
+    def test_who_takes_bytes_is_alive(self, takes: bool) -> None:
+        """A peer that takes what waits for it is alive, though its pong waits; else it is dead."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            session = channel.open_session
+            channel._core.send_binary(bytes(1000))
+            channel._write()
+            channel.pause_writing()
+            channel._tick()
+            for _ in range(3):
+                session.excuse_silence(time.monotonic() - 60)
+                if takes:
+                    del channel.pipe.waiting[:10]
+                channel._tick()
+            assert channel.pipe.aborted is session.is_dead is not takes
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    def test_a_large_payload_leaves_in_several_turns(self) -> None:
+        """What a session sends in one turn of the event loop is limited."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            size = 10 * protocol.TURN_MESSAGES * 256 * 1024
+            request = SimpleNamespace(deadline=time.monotonic() + 60)
+            channel.open_session.call(request, Call(0, "ACME", "echo", bytes(size), 0))
+            channel.flush_soon()
+            turns, before = 0, 0
+            while channel.open_session.has_data:
+                await asyncio.sleep(0)
+                turns += 1
+                assert len(channel.pipe.waiting) - before < 2 * protocol.TURN_MESSAGES * 256 * 1024
+                before = len(channel.pipe.waiting)
+            assert turns >= 8
+            assert len(channel.pipe.waiting) > size
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    def test_the_systems_buffers_are_small(self, hub: headgate.Gateway) -> None:
+        """On loopback the gateway lets the system keep little that nobody has read."""
+        with logged_in(hub):
+            sessions = hub._sessions.on_this_node()
+            assert len(sessions) == 2
+            for session in sessions:
+                transport = session._channel.transport
+                assert transport is not None
+                end = transport.get_extra_info("socket")
+                kept = end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                assert kept <= 4 * protocol.UNREAD_BYTES
 
 
 class TestListening:

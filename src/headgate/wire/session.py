@@ -189,6 +189,7 @@ class Session:
             in part. Default: an allowance of its own.
     """
 
+    # With slots each look is quicker: there are more attributes than Python keeps inline.
     __slots__ = (
         "_answers",
         "_arrivals",
