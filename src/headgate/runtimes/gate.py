@@ -210,14 +210,22 @@ class Gate:
                 "limit: raise its `queue`, or send fewer",
                 started=False,
             )
-        if len(self._hung) >= MOST_ABANDONED and self.lane.has_threads:
-            hanging = ", ".join(sorted({hung.handler for hung in self._hung}))
+        if len(self._hung) < MOST_ABANDONED or not self.lane.has_threads:
+            return
+        hanging = self._hanging()
+        if len(hanging) >= MOST_ABANDONED:
+            handlers = ", ".join(sorted({hung.handler for hung in hanging}))
             raise Overloaded(
-                f"{len(self._hung)} threads of {invocation.project} hang in handlers whose "
-                f"requests are over ({hanging}): they must return, or the gateway be restarted, "
+                f"{len(hanging)} threads of {invocation.project} hang in handlers whose "
+                f"requests are over ({handlers}): they must return, or the gateway be restarted, "
                 "before the project takes new requests",
                 started=False,
             )
+
+    def _hanging(self) -> set[Invocation]:
+        """Return what hangs on a thread; of the others the end has not come here yet."""
+        lanes = {hung.place.lane for hung in self._hung if isinstance(hung.place, Gate)}
+        return self._hung & {running for lane in lanes for running in lane.running}
 
 
 Finished = tuple[Invocation, Gate, Outcome | None]
