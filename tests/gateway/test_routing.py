@@ -297,7 +297,7 @@ class TestBadInput:
         rig.projects({"ACME/late": rig.ECHO})
         error = scope(hub).request("ACME", "late").getError()
         assert isinstance(error, HandlerNotFound)
-        assert "restart the gateway" in str(error)
+        assert "headgate reload" in str(error)
 
     def test_the_file_system_is_not_told_about(self, rig: Rig, scope: Any) -> None:
         """A name that leads out of the project's folder says nothing of what is there."""

@@ -63,14 +63,14 @@ def test_large_values(name: str) -> None:
 
 @given(carried, st.sampled_from([32, 50, 100, 300]))
 @example({frozenset({(1, 2)}): [{1}, ("a", "b" * 50)]}, 32)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_slices_of_any_size(value: Any, size: int) -> None:
     """Wherever the cuts are, the value is the same."""
     assert same(sliced(encode(value), size), decode(encode(value)))
 
 
 @given(carried, st.randoms(use_true_random=False), st.sampled_from([32, 60]))
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 def test_mutated_values(value: Any, chance: random.Random, size: int) -> None:
     """What the decoder refuses in one call is refused in slices too, and nothing else is."""
     data = bytearray(encode(value))

@@ -29,7 +29,7 @@ def test_large_values(name: str) -> None:
 
 
 @given(st.lists(carried, max_size=30), st.sampled_from([1, 20, 100]))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_slices_of_any_size(values: list[Any], size: int) -> None:
     """Wherever the cuts are, the bytes are the same."""
     with pytest.MonkeyPatch.context() as patch:
@@ -82,9 +82,9 @@ def test_the_place_of_what_cannot_be_sent() -> None:
 def test_too_much_is_refused_early() -> None:
     """A value that is far too large is not encoded to its end."""
     value = ["x" * 50_000] * 10_000
-    with pytest.raises(PayloadError, match="bytes or more when encoded; 1,000 may be sent"):
+    with pytest.raises(PayloadError, match="more than the 1,000 that may be sent"):
         encode([b"x" * 10] * 1_500, limits=Limits(max_bytes=1_000))
-    with pytest.raises(PayloadError, match=r"^result has 67,1\d\d,\d\d\d bytes or more"):
+    with pytest.raises(PayloadError, match=r"^result has at least 67,1\d\d,\d\d\d bytes"):
         encode(value, root="result")
 
 

@@ -79,8 +79,8 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
 def _sendable(data: bytes, root: str, limits: Limits) -> bytes:
     if len(data) > limits.max_bytes:
         raise PayloadError(
-            f"{root} has {len(data):,} bytes or more when encoded; {limits.max_bytes:,} may be "
-            "sent. Send it in parts.",
+            f"{root} has at least {len(data):,} bytes when encoded, more than the "
+            f"{limits.max_bytes:,} that may be sent. Send it in parts.",
             place=root,
             started=False,
         )

@@ -35,9 +35,9 @@ code  carries     contents
 ====  ==========  ================================================================================
 
 MessagePack's own timestamp (code -1) is read as a datetime in UTC and never written. A receiver
-refuses an unknown code, bytes after the value, and more bytes or levels than its `Limits`; every
-list, tuple, dictionary and set is one level, whether it stands in an extension or not; a Dataset
-and an array are two. Of equal keys in a map the last one counts.
+refuses an unknown code, bytes after the value, and more than its `Limits` allow; every list, tuple,
+dictionary and set is one level, whether it stands in an extension or not; a Dataset and an array
+are two. Of equal keys in a map the last one counts.
 """
 
 from __future__ import annotations
