@@ -15,11 +15,8 @@ from typing import Any, Final
 import ormsgpack
 from msgspec.msgpack import Decoder
 
-from headgate.wire.arrays import read_array
 from headgate.wire.extensions import (
-    ARRAY,
     CODES,
-    DATASET,
     DECIMAL,
     FROZENSET,
     INT,
@@ -29,18 +26,13 @@ from headgate.wire.extensions import (
     UNIQUE_ID,
     Reader,
 )
-from headgate.wire.tables import read_dataset
-from headgate.wire.unpacking import is_guarded
+from headgate.wire.unpacking import guard, is_guarded, leaf_readers
 
 __all__ = ["Reading"]
 
 _Hook = Callable[[int, memoryview], Any]
 
 _KINDS: Final = {code: kind for kind, code in CODES.items()}
-
-_TABULAR: Final = {DATASET: read_dataset, ARRAY: read_array}
-
-_READERS: Final[dict[int, Reader]] = {**READERS, **_TABULAR}
 
 _PREDICTABLE: Final = frozenset({INT, TUPLE, FROZENSET, TIMEDELTA, DECIMAL, UNIQUE_ID})
 """Extension types with hashes that do not differ from process to process."""
@@ -61,6 +53,7 @@ class Reading:
         self.has_extended = False
         """Whether a part had tuples, sets, tables or arrays; whoever wants to know clears it."""
         self._guarded = is_guarded()
+        self._leaves = leaf_readers(self._guarded)
         self._counts: dict[int, int] = {}
         """How many values had a hash."""
         self._alike: dict[int, list[Any]] = {}
@@ -91,13 +84,11 @@ class Reading:
         nested: dict[int, Reader] = {}
 
         def hook(code: int, body: memoryview) -> Any:
-            read = _READERS.get(code) or nested.get(code)
+            read = self._leaves.get(code) or nested.get(code)
             if read is None:
                 read = nested[code] = self._nested(code, levels)
-            if code in _KINDS or code in _TABULAR:
+            if code not in READERS:
                 self.has_extended = True
-                if self._guarded:
-                    ormsgpack.Fragment(bytes(body))
             value = read(body)
             if code in _PREDICTABLE:
                 self._note(value)
@@ -110,7 +101,7 @@ class Reading:
             problem = "nested too deeply" if code in _KINDS else "unknown to this release"
             raise ValueError(f"extension type {code} is {problem}")
         read: Reader = Decoder(_KINDS[code], ext_hook=self._hook(levels - 1)).decode
-        return read
+        return guard(read) if self._guarded else read
 
     def _note(self, value: Any) -> None:
         """Count a value's hash, before anybody puts it into a dictionary or set."""

@@ -16,7 +16,7 @@ from headgate.wire.arrays import read_array
 from headgate.wire.extensions import ARRAY, CODES, DATASET, READERS, Reader
 from headgate.wire.tables import read_dataset
 
-__all__ = ["is_guarded", "reader"]
+__all__ = ["guard", "is_guarded", "leaf_readers", "reader"]
 
 _Hook = Callable[[int, memoryview], Any]
 
@@ -29,7 +29,11 @@ bytes are scanned first by ormsgpack, which stops at 253 levels (and takes half 
 """
 
 
-def _guard(read: Reader) -> Reader:
+def guard(read: Reader) -> Reader:
+    """
+    Let ormsgpack scan the bytes before they are read.
+    """
+
     def read_scanned(data: bytes | memoryview) -> Any:
         ormsgpack.Fragment(bytes(data))
         return read(data)
@@ -37,14 +41,20 @@ def _guard(read: Reader) -> Reader:
     return read_scanned
 
 
+def leaf_readers(guarded: bool) -> dict[int, Reader]:
+    """
+    Give what reads the extension types that have no values of any type in them.
+    """
+    return {**READERS, ARRAY: read_array, DATASET: guard(read_dataset) if guarded else read_dataset}
+
+
 def _nested_hook(inner: _Hook | None, guarded: bool) -> _Hook:
     """Build a hook that reads the members of tuples and sets with the inner hook."""
-    readers = {**READERS, ARRAY: read_array}
-    readers[DATASET] = _guard(read_dataset) if guarded else read_dataset
+    readers = leaf_readers(guarded)
     if inner is not None:
         for kind, code in CODES.items():
             read: Reader = Decoder(kind, ext_hook=inner).decode
-            readers[code] = _guard(read) if guarded else read
+            readers[code] = guard(read) if guarded else read
 
     def hook(code: int, body: memoryview) -> Any:
         read = readers.get(code)
@@ -77,4 +87,4 @@ def _reader(max_depth: int, guarded: bool) -> Reader:
     for _ in range(max_depth):
         hook = _nested_hook(hook, guarded)
     read: Reader = Decoder(ext_hook=hook).decode
-    return _guard(read) if guarded else read
+    return guard(read) if guarded else read
