@@ -47,7 +47,6 @@ export class Client {
   #calls = new Map();
   #over = new Map();
   #last = 0;
-  #theirs = 0;
   #heard = now();
   #looked = now();
   #asked = false;
@@ -217,20 +216,10 @@ export class Client {
     try {
       if (typeof data === "string") throw new ProtocolError("a text message");
       const { sent, frames } = decodeBatch(new Uint8Array(data));
-      this.#checkNumbers(frames);
       for (const frame of frames) if (this.#open) this.#act(frame, sent);
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       this.#shut(PROTOCOL_BROKEN, error.message);
-    }
-  }
-
-  /** The gateway numbers calls of its own: from 1 up, each once. */
-  #checkNumbers(frames) {
-    for (const { frame, id } of frames) {
-      if (frame !== "Call" && frame !== "Cast") continue;
-      if (id <= this.#theirs) throw new ProtocolError(`the number ${id} was used`);
-      this.#theirs = id;
     }
   }
 
@@ -240,9 +229,6 @@ export class Client {
         return this.#outbox.addUrgent("Pong", { sent });
       case "Bye":
         return this.#shut(1000, frame.reason || "the gateway said goodbye");
-      case "Call":
-      case "Cast":
-        return this.#outbox.add("Fault", { id: frame.id, code: "handler_not_found", message: "This client hosts no handlers", started: false });
       case "Started":
         return frame.ids.forEach((id) => this.#began(id));
       case "Progress":
