@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from described import description_of, form, frame_of, made, shared, vectors
-from sessions import Client, Gateway, Login
+from players import Client, Gateway, Login
 
 from headgate.errors import PayloadError, RemoteProtocolError
 from headgate.wire import frames
