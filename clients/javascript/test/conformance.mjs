@@ -47,7 +47,7 @@ export function made([type, content]) {
     case "nil": return null;
     case "bool": case "str": return content;
     case "int": return Number.isSafeInteger(Number(content)) ? Number(content) : BigInt(content);
-    case "float": return Number.isInteger(Number(content)) ? new Float(content) : Number(content);
+    case "float": return /^-?[1-9]\d*\.0$|^0\.0$|e\+/.test(content) ? new Float(content) : Number(content);
     case "bin": return fromHex(content);
     case "array": return members();
     case "tuple": return Tuple.from(members());
@@ -232,7 +232,7 @@ class Player {
 
   /** `or`: what a client may take an unknown code for; this one keeps it. */
   async on_ends({ ends, result, code, started }) {
-    const end = await this.calls.get(ends).end;
+    const end = await soon(this.calls.get(ends).end);
     if (code === undefined) return equal(end.result, received(made(result)));
     equal(end.error?.code, code, "code");
     equal(end.error.started, started, "started");
@@ -244,8 +244,8 @@ class Player {
   }
 
   async on_fate({ fate, is }) {
-    const { error } = await this.calls.get(fate).end;
-    equal(await error.fate, is, "fate");
+    const { error } = await soon(this.calls.get(fate).end);
+    equal(await soon(error.fate), is, "fate");
   }
 
   async on_wait({ wait }) {
@@ -311,6 +311,14 @@ function show(value) {
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** What a promise gives, which must be there before the heartbeat ends the session. */
+function soon(promise) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error("It did not come to pass")), 1500);
+    promise.finally(() => clearTimeout(timer)).then(resolve, reject);
+  });
+}
 
 async function until(condition) {
   for (const end = performance.now() + 2000; !condition(); await pause(1)) {
