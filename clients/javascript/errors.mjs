@@ -20,6 +20,11 @@ export class HeadgateError extends Error {
   }
 }
 
+/** Throw what a value that cannot be sent or read fails with; `place` is where in the value. */
+export function refusePayload(message, place) {
+  throw new HeadgateError("payload", message, { started: false, details: place ? { place } : {} });
+}
+
 /** The peer broke a rule of the protocol: the session is closed. */
 export class ProtocolError extends Error {
   name = "ProtocolError";

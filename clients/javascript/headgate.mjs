@@ -8,7 +8,9 @@ import { Outbox } from "./outbox.mjs";
 import { decode, encode } from "./payload.mjs";
 
 export { HeadgateError } from "./errors.mjs";
-export { decode, encode, Float, FrozenSet, Tuple, Typed } from "./payload.mjs";
+export { decode, encode } from "./payload.mjs";
+export { Dataset, NumberArray } from "./tables.mjs";
+export { Float, FrozenSet, Tuple, Typed } from "./types.mjs";
 
 const PING_AFTER_MS = 2000;
 const DEAD_AFTER_MS = 6000;

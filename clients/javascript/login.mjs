@@ -3,7 +3,7 @@
 
 import { HeadgateError, ProtocolError } from "./errors.mjs";
 import { decodeGreeting, encodeGreeting } from "./frames.mjs";
-import { fromHex } from "./payload.mjs";
+import { fromHex } from "./types.mjs";
 
 const LOGIN_MS = 10_000;
 const inNode = Boolean(globalThis.process?.versions?.node);

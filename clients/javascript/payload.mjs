@@ -1,65 +1,19 @@
 // MessagePack, and the extension types of Headgate's payloads: docs/protocol.md, "Payloads".
 // SPDX-License-Identifier: Apache-2.0
 
-import { HeadgateError } from "./errors.mjs";
+import { refusePayload } from "./errors.mjs";
+import { Dataset, NumberArray } from "./tables.mjs";
+import { Float, fromHex, FrozenSet, toHex, Tuple, Typed, uuid, uuidBytes } from "./types.mjs";
 
 /** What a payload has at most. */
 export const MAX_BYTES = 64 * 2 ** 20;
 export const MAX_DEPTH = 64;
 
-/** A Python tuple: an array that stays one when it is sent back. */
-export class Tuple extends Array {}
-
-/** A Python frozenset. */
-export class FrozenSet extends Set {}
-
-/** A number that is sent as a float though it has no fraction: `new Float(1)` arrives as 1.0. */
-export class Float extends Number {}
-
-/** A value of a type that JavaScript lacks, as its text: `new Typed("decimal", "1.50")`. */
-export class Typed {
-  /**
-   * @param {"datetime" | "date" | "time" | "timedelta" | "decimal" | "uuid"} type
-   * @param {string} text as docs/protocol.md writes it; of a timedelta the microseconds
-   */
-  constructor(type, text) {
-    if (!FORMS[type]?.test(text)) fail(`${JSON.stringify(text)} is no ${type}`);
-    Object.assign(this, { type, text });
-  }
-
-  toString() {
-    return this.text;
-  }
-
-  toJSON() {
-    return this.text;
-  }
-
-  /** The moment of a datetime with an offset; of others an invalid Date. */
-  toDate() {
-    const [moment] = this.text.split("[");
-    return new Date(this.type === "datetime" && /[+-]\d\d:\d\d(:|$)/.test(moment) ? moment : NaN);
-  }
-}
-
-const TIME = String.raw`\d\d:\d\d:\d\d(\.\d{1,6})?([+-]\d\d:\d\d(:\d\d(\.\d{1,6})?)?)?(\[[^\]=]+\])?(\[_fold=1\])?`;
-const FORMS = {
-  datetime: RegExp(String.raw`^\d{4}-\d\d-\d\dT${TIME}$`),
-  date: /^\d{4}-\d\d-\d\d$/,
-  time: RegExp(`^${TIME}$`),
-  timedelta: /^-?\d+$/,
-  decimal: /^[+-]?(\d+\.?\d*(E[+-]?\d+)?|\.\d+(E[+-]?\d+)?|Infinity|s?NaN\d*)$/i,
-  uuid: /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/,
-};
 const TEXTS = { 6: "datetime", 7: "date", 8: "time", 9: "timedelta", 10: "decimal" };
 const LONE_SURROGATE = /\p{Surrogate}/u;
 const utf8 = new TextEncoder();
 // ignoreBOM: a byte order mark is a character like any other, and stays.
 const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function fail(message, place) {
-  throw new HeadgateError("payload", message, { started: false, details: place ? { place } : {} });
-}
 
 /**
  * Encode a value as a payload.
@@ -80,7 +34,7 @@ export function encode(value) {
  * @throws {HeadgateError} `payload`: malformed, an unknown extension type, or beyond a limit
  */
 export function decode(bytes) {
-  if (bytes.length > MAX_BYTES) fail(`The payload has ${bytes.length} bytes, ${MAX_BYTES} are allowed`);
+  if (bytes.length > MAX_BYTES) refusePayload(`The payload has ${bytes.length} bytes, ${MAX_BYTES} are allowed`);
   return new Decoder(bytes, extension).whole(0);
 }
 
@@ -97,7 +51,7 @@ export class Encoder {
 
   encode(value) {
     this.#value(value, this.depth);
-    if (this.#length > MAX_BYTES) fail(`The payload has ${this.#length} bytes, ${MAX_BYTES} are allowed`);
+    if (this.#length > MAX_BYTES) refusePayload(`The payload has ${this.#length} bytes, ${MAX_BYTES} are allowed`);
     return this.#bytes.subarray(0, this.#length);
   }
 
@@ -115,7 +69,7 @@ export class Encoder {
       case "object":
         return this.#object(value, depth);
     }
-    fail(`A ${typeof value} cannot be sent`, this.#place());
+    refusePayload(`A ${typeof value} cannot be sent`, this.#place());
   }
 
   #object(value, depth) {
@@ -124,7 +78,10 @@ export class Encoder {
     if (value instanceof Date) return this.#date(value);
     if (value instanceof Uint8Array) return this.#binary(value);
     if (value instanceof ArrayBuffer) return this.#binary(new Uint8Array(value));
-    if (depth >= MAX_DEPTH) fail(`More than ${MAX_DEPTH} levels`, this.#place());
+    if (ArrayBuffer.isView(value)) return this.#object(NumberArray.of(value), depth);
+    if (depth >= MAX_DEPTH) refusePayload(`More than ${MAX_DEPTH} levels`, this.#place());
+    if (value instanceof Dataset) return this.#extension(12, new Encoder(depth).encode(value.toBody()));
+    if (value instanceof NumberArray) return this.#extension(13, new Encoder(depth).encode(value.toBody()));
     if (value instanceof Tuple) return this.#members(3, value, depth);
     if (Array.isArray(value)) return this.#array(value, depth + 1);
     if (value instanceof Set) return this.#members(value instanceof FrozenSet ? 5 : 4, [...value], depth);
@@ -132,7 +89,7 @@ export class Encoder {
     const kind = Object.getPrototypeOf(value);
     // The prototype of a plain object of another realm, such as a frame, has none above it either.
     if (kind === null || Object.getPrototypeOf(kind) === null) return this.#map(Object.entries(value), depth + 1);
-    fail(`A ${kind.constructor?.name ?? "value"} cannot be sent`, this.#place());
+    refusePayload(`A ${kind.constructor?.name ?? "value"} cannot be sent`, this.#place());
   }
 
   #place() {
@@ -198,16 +155,17 @@ export class Encoder {
     this.#append(bytes);
   }
 
-  #typed({ type, text }) {
-    if (type === "uuid") return this.#extension(11, fromHex(text.replaceAll("-", "")));
+  #typed(value) {
+    const { type, text } = value;
+    if (type === "uuid") return this.#extension(11, uuidBytes(value));
     const [code] = Object.entries(TEXTS).find(([, name]) => name === type);
     this.#extension(Number(code), utf8.encode(text));
   }
 
   #date(value) {
-    if (Number.isNaN(value.getTime())) fail("An invalid Date cannot be sent", this.#place());
+    if (Number.isNaN(value.getTime())) refusePayload("An invalid Date cannot be sent", this.#place());
     const iso = value.toISOString();
-    if (iso.length !== 24) fail("A Date beyond the years 0 to 9999 cannot be sent", this.#place());
+    if (iso.length !== 24) refusePayload("A Date beyond the years 0 to 9999 cannot be sent", this.#place());
     this.#extension(6, utf8.encode(iso.replace("Z", "000+00:00")));
   }
 
@@ -270,7 +228,7 @@ export class Decoder {
   /** The value, which must be all that there is. */
   whole(depth) {
     const value = this.#value(depth);
-    if (this.#at !== this.#bytes.length) fail("There are bytes after the value");
+    if (this.#at !== this.#bytes.length) refusePayload("There are bytes after the value");
     return value;
   }
 
@@ -311,7 +269,7 @@ export class Decoder {
       case 0xde: return this.#map(this.#number(2, "getUint16"), depth);
       case 0xdf: return this.#map(this.#number(4, "getUint32"), depth);
     }
-    fail("The byte 0xc1 is not used in MessagePack");
+    refusePayload("The byte 0xc1 is not used in MessagePack");
   }
 
   #number(size, getter) {
@@ -328,7 +286,7 @@ export class Decoder {
   }
 
   #check(size) {
-    if (this.#at + size > this.#bytes.length) fail("The payload ends in the middle of a value");
+    if (this.#at + size > this.#bytes.length) refusePayload("The payload ends in the middle of a value");
   }
 
   #string(size) {
@@ -337,7 +295,7 @@ export class Decoder {
 
   /** Each member has a byte at least: a claimed length is refused before anything is made for it. */
   #enter(members, depth) {
-    if (depth >= MAX_DEPTH) fail(`More than ${MAX_DEPTH} levels`);
+    if (depth >= MAX_DEPTH) refusePayload(`More than ${MAX_DEPTH} levels`);
     this.#check(members);
   }
 
@@ -371,19 +329,22 @@ function extension(code, bytes, depth) {
   switch (code) {
     case 1: return narrow(fromTwosComplement(bytes));
     case 2: return fromWtf8(bytes);
-    case 3: return Tuple.from(members(bytes, depth));
-    case 4: return new Set(members(bytes, depth));
-    case 5: return new FrozenSet(members(bytes, depth));
-    case 11: return new Typed("uuid", uuidText(bytes));
+    case 3: return Tuple.from(body(bytes, depth));
+    case 4: return new Set(body(bytes, depth));
+    case 5: return new FrozenSet(body(bytes, depth));
+    case 11: return uuid(bytes);
+    case 12: return Dataset.ofBody(body(bytes, depth));
+    case 13: return NumberArray.ofBody(body(bytes, depth));
     case -1: return timestamp(bytes);
   }
   if (code in TEXTS) return new Typed(TEXTS[code], utf8Text(bytes));
-  return fail(`The extension type ${code} is unknown`);
+  return refusePayload(`The extension type ${code} is unknown`);
 }
 
-function members(bytes, depth) {
+/** The one array that stands in an extension type. */
+function body(bytes, depth) {
   const values = new Decoder(bytes, extension).whole(depth);
-  return Array.isArray(values) && !(values instanceof Tuple) ? values : fail("A tuple or set must hold an array");
+  return Array.isArray(values) && !(values instanceof Tuple) ? values : refusePayload("An extension type must hold an array");
 }
 
 function narrow(value) {
@@ -395,7 +356,7 @@ function utf8Text(bytes) {
   try {
     return text.decode(bytes);
   } catch {
-    return fail("A text is not UTF-8");
+    return refusePayload("A text is not UTF-8");
   }
 }
 
@@ -444,27 +405,10 @@ function timestamp(bytes) {
   } else if (bytes.length === 12) {
     nanoseconds = view.getUint32(0);
     seconds = Number(view.getBigInt64(4));
-  } else fail("A timestamp has 4, 8 or 12 bytes");
-  if (nanoseconds > 999_999_999) fail("A timestamp has more than 999999999 nanoseconds");
+  } else refusePayload("A timestamp has 4, 8 or 12 bytes");
+  if (nanoseconds > 999_999_999) refusePayload("A timestamp has more than 999999999 nanoseconds");
   const moment = new Date(seconds * 1000);
-  if (!(moment.getUTCFullYear() >= 1 && moment.getUTCFullYear() <= 9999)) fail("A timestamp is beyond the years 1 to 9999");
+  if (!(moment.getUTCFullYear() >= 1 && moment.getUTCFullYear() <= 9999)) refusePayload("A timestamp is beyond the years 1 to 9999");
   const micros = String(Math.floor(nanoseconds / 1000)).padStart(6, "0");
   return new Typed("datetime", `${moment.toISOString().slice(0, 19)}${Number(micros) ? `.${micros}` : ""}+00:00`);
-}
-
-function uuidText(bytes) {
-  if (bytes.length !== 16) fail("A UUID has 16 bytes");
-  return toHex(bytes).replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
-}
-
-/** @param {Uint8Array} bytes */
-export function toHex(bytes) {
-  let digits = "";
-  for (const byte of bytes) digits += byte.toString(16).padStart(2, "0");
-  return digits;
-}
-
-/** @param {string} digits */
-export function fromHex(digits) {
-  return Uint8Array.from(digits.match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
 }

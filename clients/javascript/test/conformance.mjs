@@ -4,7 +4,7 @@
 import { decodeBatch, decodeGreeting, encodeBatch, encodeGreeting, frameArray } from "../frames.mjs";
 import { connect, decode, encode, Float, FrozenSet, Tuple, Typed } from "../headgate.mjs";
 import { proof } from "../login.mjs";
-import { fromHex, toHex } from "../payload.mjs";
+import { fromHex, toHex } from "../types.mjs";
 
 /**
  * Every case of the files, as a name and a function that throws if the client fails it.
