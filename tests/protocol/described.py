@@ -18,7 +18,10 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+import numpy
 
+from headgate.dataset import Dataset
+from headgate.scalars import SCALARS
 from headgate.wire import frames
 
 FOLDER = Path(__file__).parent
@@ -50,6 +53,11 @@ def form(value: Any) -> Any:
         return kind.__name__, tuple(map(form, value))
     if kind is set or kind is frozenset:
         return kind.__name__, frozenset(map(form, value))
+    if kind is Dataset:
+        return "dataset", value._names, value._types, form(list(map(tuple, value)))
+    if kind is numpy.ndarray:
+        order = "C" if value.flags.c_contiguous else "F"
+        return "ndarray", value.dtype.str, order, value.shape, value.tobytes(order)
     if kind is dict:
         return "dict", tuple((form(key), form(item)) for key, item in value.items())
     return kind.__name__, repr(value)
@@ -70,6 +78,16 @@ def _moment(kind: type[Any]) -> Callable[[str], Any]:
     return make
 
 
+def _dataset(content: dict[str, Any]) -> Dataset:
+    types = [SCALARS[name] for name in content["types"]]
+    return Dataset(content["columns"], [list(map(made, row)) for row in content["rows"]], types)
+
+
+def _ndarray(content: dict[str, Any]) -> Any:
+    data = bytes.fromhex(content["bytes"])
+    return numpy.ndarray(content["shape"], content["element"], data, order=content["order"])
+
+
 _MAKERS: dict[str, Callable[..., Any]] = {
     "nil": lambda: None,
     "bool": lambda content: content,
@@ -88,6 +106,8 @@ _MAKERS: dict[str, Callable[..., Any]] = {
     "timedelta": lambda content: timedelta(microseconds=int(content)),
     "decimal": Decimal,
     "uuid": UUID,
+    "dataset": _dataset,
+    "ndarray": _ndarray,
 }
 
 

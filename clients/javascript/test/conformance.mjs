@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { decodeBatch, decodeGreeting, encodeBatch, encodeGreeting, frameArray } from "../frames.mjs";
-import { connect, decode, encode, Float, FrozenSet, Tuple, Typed } from "../headgate.mjs";
+import { connect, Dataset, decode, encode, Float, FrozenSet, NumberArray, Tuple, Typed } from "../headgate.mjs";
 import { proof } from "../login.mjs";
 import { fromHex, toHex } from "../types.mjs";
 
@@ -53,6 +53,8 @@ export function made([type, content]) {
     case "tuple": return Tuple.from(members());
     case "set": return new Set(members());
     case "frozenset": return new FrozenSet(members());
+    case "dataset": return new Dataset(content.columns, content.types, content.rows.map((row) => row.map(made)));
+    case "ndarray": return new NumberArray(content.element, content.shape, fromHex(content.bytes), content.order);
     case "map": return madeMap(content.map((pair) => pair.map(made)));
   }
   return new Typed(type, content);
@@ -69,6 +71,7 @@ function received(value) {
   if (value instanceof FrozenSet) return new FrozenSet([...value].map(received));
   if (value instanceof Set) return new Set([...value].map(received));
   if (value instanceof Map) return new Map([...value].map((pair) => pair.map(received)));
+  if (value instanceof Dataset) return new Dataset(value.columns, value.types, received(value.rows));
   if (value?.constructor !== Object) return value;
   return Object.fromEntries(Object.entries(value).map(([key, member]) => [key, received(member)]));
 }

@@ -1,7 +1,7 @@
 // What the client does with a real gateway, in Node and in browsers; tests/protocol/conftest.py has the handlers.
 // SPDX-License-Identifier: Apache-2.0
 
-import { Float, FrozenSet, HeadgateError, Tuple, Typed } from "../headgate.mjs";
+import { Dataset, Float, FrozenSet, HeadgateError, Tuple, Typed } from "../headgate.mjs";
 
 /**
  * The cases: names, and functions of a connected client that throw if something is wrong.
@@ -96,14 +96,16 @@ async function everyType(client) {
     bytes: Uint8Array.of(0, 255), list: [1, [2]], tuple: Tuple.of(1, "a"), set: new Set([1]), frozen: new FrozenSet(["x"]),
     map: new Map([[1, "one"], [Tuple.of(1, 2), "pair"]]), moment: new Typed("datetime", "2024-10-27T12:30:00+01:00[Europe/Berlin]"),
     day: new Typed("date", "2024-10-27"), span: new Typed("timedelta", "-1"), price: new Typed("decimal", "1.50"),
+    table: new Dataset(["x"], ["int"], [[1], [null]]), numbers: Float64Array.of(1.5, -2),
     id: new Typed("uuid", "00112233-4455-6677-8899-aabbccddeeff"), __proto__: null, ["__proto__"]: 1,
   };
   const types = await client.request("ACME", "types", { ...sent, whole: new Float(1), now: new Date() });
-  const names = "NoneType bool int int int float str bytes list tuple set frozenset dict datetime date timedelta Decimal UUID int float datetime";
+  const names = "NoneType bool int int int float str bytes list tuple set frozenset dict datetime date timedelta Decimal Dataset ndarray UUID int float datetime";
   check(types.join(" ") === names, types);
   const back = await client.request("ACME", "echo", sent);
   check(back.large === sent.large && back.huge === sent.huge && back.text === sent.text && back.bytes[1] === 255, back);
   check(back.tuple instanceof Tuple && back.set.has(1) && back.frozen instanceof FrozenSet && back.map.get(1) === "one", back);
+  check(back.table.rows[0][0] === 1 && back.table.rows[1][0] === null && back.numbers.numbers[1] === -2, back);
   for (const key of ["moment", "day", "span", "price", "id"]) check(`${back[key]}` === `${sent[key]}`, back[key]);
 }
 
