@@ -12,14 +12,15 @@ const GREETINGS = `
 36 Refuse code:str message:str extensions:map={}`;
 
 const FRAMES = `
-1 Call id:id project:str handler:str payload:bin deadline:float priority:int=0 flags:int=0 key:str|nil=null ancestors:strings=[] trace:bin|nil=null extensions:map={}
-2 Cast id:id project:str handler:str payload:bin deadline:float scope:str filters:texts={} ancestors:strings=[] extensions:map={}
+1 Call id:id project:str handler:str payload:bin deadline:float priority:int=0 flags:int=0 key:str|nil=null ancestors:strings=[] trace:bin|nil=null size:int=0 extensions:map={}
+2 Cast id:id project:str handler:str payload:bin deadline:float scope:str filters:texts={} ancestors:strings=[] size:int=0 extensions:map={}
 3 Cancel id:id extensions:map={}
 4 Started ids:ids extensions:map={}
-5 Progress id:id payload:bin extensions:map={}
-6 Result id:id payload:bin extensions:map={}
+5 Progress id:id payload:bin size:int=0 extensions:map={}
+6 Result id:id payload:bin size:int=0 extensions:map={}
 7 Fault id:id code:str message:str started:bool|nil details:map={} extensions:map={}
 8 Fate id:id fate:str extensions:map={}
+9 Chunk of:int id:id data:bin extensions:map={}
 16 Ping extensions:map={}
 17 Pong sent:float extensions:map={}
 18 Bye reason:str="" extensions:map={}`;
@@ -74,21 +75,34 @@ const BY_NAME = new Map([...greetings, ...frames].map((frame) => [frame.name, fr
  * @param {object} values fields by name
  * @returns {unknown[]}
  */
-export function frameArray(name, values) {
+function frameArray(name, values) {
   const { tag, fields } = BY_NAME.get(name);
   const array = [tag, ...fields.map((field) => values[field.name] ?? field.standard ?? null)];
   while (array.length > 1 && fields[array.length - 2].standard === array.at(-1)) array.pop();
   return array;
 }
 
-/** Encode a greeting: a message of the login. */
-export function encodeGreeting(name, values) {
+/** Encode a frame; a message of the login is one by itself. */
+export function encodeFrame(name, values) {
   return new Encoder().encode(frameArray(name, values));
 }
 
-/** Encode a batch: the sender's clock and frames as arrays. */
-export function encodeBatch(sent, arrays) {
-  return new Encoder().encode([sent, arrays]);
+/** Encode a batch: the sender's clock and encoded frames. */
+export function encodeBatch(sent, encoded) {
+  // An array of two: the clock, and an array of 16-bit length.
+  const message = new Uint8Array(encoded.reduce((length, frame) => length + frame.length, 13));
+  const view = new DataView(message.buffer);
+  message[0] = 0x92;
+  message[1] = 0xcb;
+  view.setFloat64(2, sent);
+  message[10] = 0xdc;
+  view.setUint16(11, encoded.length);
+  let at = 13;
+  for (const frame of encoded) {
+    message.set(frame, at);
+    at += frame.length;
+  }
+  return message;
 }
 
 /**

@@ -1,6 +1,7 @@
 // A client of a Headgate gateway, for Node and for browsers, written from docs/protocol.md.
 // SPDX-License-Identifier: Apache-2.0
 
+import { Arrivals, TAGS } from "./chunks.mjs";
 import { HeadgateError, ProtocolError } from "./errors.mjs";
 import { decodeBatch } from "./frames.mjs";
 import { locate, login } from "./login.mjs";
@@ -48,6 +49,7 @@ export class Client {
   #outbox;
   #calls = new Map();
   #over = new Map();
+  #arrivals = new Arrivals();
   #last = 0;
   #heard = now();
   #looked = now();
@@ -128,9 +130,9 @@ export class Client {
    */
   close(reason = "the client closes") {
     if (this.#open) {
-      this.#outbox.add("Bye", { reason });
-      this.#outbox.flush();
-      this.#shut(1000, reason);
+      this.#end(reason);
+      this.#outbox.end(reason);
+      this.#closeSocket(1000, reason);
     }
     return this.closed;
   }
@@ -175,26 +177,31 @@ export class Client {
     this.#finish(id, call, () => call.reject(error));
   }
 
-  /** Take a call's frame back if it was not sent; did the handler begin, as far as this end knows? */
-  #withdraw(call) {
-    if (call.begun) return true;
-    return this.#outbox.remove(call.entry) ? false : null;
-  }
-
   #cancel(id, call) {
-    const started = this.#withdraw(call);
-    if (started !== false) this.#outbox.add("Cancel", { id });
-    this.#fail(id, call, cancelled(call.where, started, call.signal, this.#fate(id, started)));
+    const { sent, started, finished } = this.#giveUp(id, call);
+    if (sent !== "unsent") this.#outbox.add("Cancel", { id });
+    this.#fail(id, call, cancelled(call.where, started, call.signal, this.#fate(id, started, finished)));
   }
 
   #overdue(id, call) {
-    const started = this.#withdraw(call);
-    this.#fail(id, call, overdue(call.where, started, this.#fate(id, started)));
+    const { sent, started, finished } = this.#giveUp(id, call);
+    // The gateway ends the call by itself, but what is under way of its payloads it would go on with.
+    if (sent === "partly" || finished) this.#outbox.add("Cancel", { id });
+    this.#fail(id, call, overdue(call.where, started, this.#fate(id, started, finished)));
+  }
+
+  /** Drop what is under way of a call's payloads; how much of it was sent, did its handler begin, and is it known to have finished? */
+  #giveUp(id, call) {
+    const sent = this.#outbox.withdraw(call.entry);
+    this.#arrivals.forget(TAGS.Progress, id);
+    const finished = this.#arrivals.forget(TAGS.Result, id);
+    const started = call.begun || finished || (sent === "sent" ? null : false);
+    return { sent, started, finished };
   }
 
   /** The last word on the handler of a call that is over, as a promise. */
-  #fate(id, started) {
-    if (started === false) return Promise.resolve("not started");
+  #fate(id, started, finished = false) {
+    if (started === false || finished) return Promise.resolve(finished ? "finished" : "not started");
     return new Promise((resolve) => {
       const fate = { word: started ? "still running" : "unknown" };
       fate.settle = (word) => {
@@ -239,6 +246,8 @@ export class Client {
         return this.#result(frame);
       case "Fault":
         return this.#fault(frame);
+      case "Chunk":
+        return this.#chunk(frame);
       case "Fate":
         return this.#fateArrived(frame);
     }
@@ -251,23 +260,53 @@ export class Client {
     if (fate) fate.word = "still running";
   }
 
-  #progress({ id, payload }) {
+  #progress(frame) {
+    const { id, payload, size } = frame;
     this.#began(id);
     const call = this.#calls.get(id);
-    if (!call?.onProgress) return;
+    if (!call) return;
+    if (size) return this.#arrive(frame, call);
+    if (!call.onProgress) return;
     const value = this.#decoded(id, call, "progress", payload);
     // In a turn of its own: what it throws is reported as uncaught, and breaks nothing here.
     if (value) queueMicrotask(() => call.onProgress(value.value));
   }
 
-  #result({ id, payload }) {
+  #result(frame) {
+    const { id, payload, size } = frame;
     const call = this.#calls.get(id);
+    const isLate = !call || now() > call.deadline;
+    // The rest of a result that nobody waits for need not come.
+    if (size && isLate && (call || this.#over.has(id))) this.#outbox.add("Cancel", { id });
     if (!call) return this.#over.get(id)?.settle("finished");
     call.begun = true;
+    this.#arrivals.forget(TAGS.Progress, id);
+    if (size && !isLate) return this.#arrive(frame, call);
     // The deadline rules everything, also within the grace.
-    if (now() > call.deadline) return this.#fail(id, call, overdue(call.where, true, Promise.resolve("finished")));
+    if (isLate) return this.#fail(id, call, overdue(call.where, true, Promise.resolve("finished")));
     const result = this.#decoded(id, call, "result", payload);
     if (result) this.#finish(id, call, () => call.resolve(result.value));
+  }
+
+  /** Take the frame that announces a payload, or the next part of one. */
+  #arrive(frame, call) {
+    this.#arrived(frame.id, call, () => this.#arrivals.begin(frame));
+  }
+
+  #chunk({ of, id, data }) {
+    if (this.#arrivals.has(of, id)) return this.#arrived(id, this.#calls.get(id), () => this.#arrivals.add(of, id, data));
+    const isOver = (of === TAGS.Progress || of === TAGS.Result) && id <= this.#last && !this.#calls.has(id);
+    if (!isOver) throw new ProtocolError(`a part of a payload that was not announced: frame ${of} of ${id}`);
+  }
+
+  #arrived(id, call, take) {
+    try {
+      const whole = take();
+      if (whole) this.#act(whole);
+    } catch (error) {
+      if (!(error instanceof HeadgateError)) throw error;
+      this.#refuse(id, call, error);
+    }
   }
 
   /** The value in a box; undefined if it cannot be read, which ends the call. */
@@ -275,10 +314,15 @@ export class Client {
     try {
       return { value: decode(payload) };
     } catch (cause) {
-      this.#outbox.add("Cancel", { id });
-      const message = `The ${what} of ${call.where} cannot be read: ${cause.message}`;
-      this.#fail(id, call, new HeadgateError("payload", message, { started: true, cause }));
+      this.#refuse(id, call, new HeadgateError("payload", `The ${what} cannot be read: ${cause.message}`, { cause }));
     }
+  }
+
+  /** End a call because of what the gateway answers. */
+  #refuse(id, call, cause) {
+    this.#giveUp(id, call);
+    this.#outbox.add("Cancel", { id });
+    this.#fail(id, call, new HeadgateError(cause.code, `${call.where}: ${cause.message}`, { started: true, cause }));
   }
 
   #fault({ id, code, message, started, details }) {
@@ -289,6 +333,7 @@ export class Client {
       return;
     }
     started ??= call.begun || null;
+    this.#giveUp(id, call);
     const fate = code === "timeout" ? this.#fate(id, started) : undefined;
     this.#fail(id, call, new HeadgateError(code, message || `${call.where} failed: ${code}`, { started, details, fate }));
   }
@@ -321,6 +366,10 @@ export class Client {
 
   #shut(code, reason) {
     this.#end(reason);
+    this.#closeSocket(code, reason);
+  }
+
+  #closeSocket(code, reason) {
     // The reason of a close frame has at most 123 bytes.
     this.#socket.close(code, reason.replace(/[^ -~]/g, "?").slice(0, 123));
   }
@@ -330,7 +379,7 @@ export class Client {
     clearInterval(this.#timer);
     this.#timer = undefined;
     for (const [id, call] of this.#calls) {
-      const error = new HeadgateError("connection_lost", `${call.where} has no answer: ${reason}`, { started: this.#withdraw(call) });
+      const error = new HeadgateError("connection_lost", `${call.where} has no answer: ${reason}`, { started: this.#giveUp(id, call).started });
       this.#fail(id, call, error);
     }
     for (const fate of this.#over.values()) fate.settle(fate.word);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { HeadgateError, ProtocolError } from "./errors.mjs";
-import { decodeGreeting, encodeGreeting } from "./frames.mjs";
+import { decodeGreeting, encodeFrame } from "./frames.mjs";
 import { fromHex } from "./types.mjs";
 
 const LOGIN_MS = 10_000;
@@ -87,7 +87,7 @@ class Inbox {
   }
 
   send(name, values) {
-    this.#socket.send(encodeGreeting(name, values));
+    this.#socket.send(encodeFrame(name, values));
   }
 
   async expect(name) {

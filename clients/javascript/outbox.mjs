@@ -1,9 +1,10 @@
 // What waits to be sent: the frames of one turn of the event loop leave in one message.
 // SPDX-License-Identifier: Apache-2.0
 
-import { encodeBatch, frameArray, MAX_FRAMES } from "./frames.mjs";
+import { CHUNK_BYTES, Departures, TAGS } from "./chunks.mjs";
+import { encodeBatch, encodeFrame, MAX_FRAMES } from "./frames.mjs";
 
-/** Payload bytes after which a message is closed and the next one begins. */
+/** Bytes after which a message is closed and the next one begins. */
 const BATCH_BYTES = 256 * 1024;
 /** Bytes that the transport may hold: what is urgent overtakes the rest. */
 const TRANSPORT_BYTES = 1024 * 1024;
@@ -15,6 +16,7 @@ export class Outbox {
   #clock;
   #urgent = [];
   #frames = new Set();
+  #departures = new Departures();
   #bytes = 0;
   #scheduled = false;
 
@@ -28,36 +30,47 @@ export class Outbox {
     return this.#bytes + this.#socket.bufferedAmount;
   }
 
-  /** Add a frame; what it returns names the frame for `remove`. */
+  /** Add a frame; what it returns names the frame for `withdraw`. */
   add(name, values) {
-    const entry = { array: frameArray(name, values), bytes: values.payload?.length ?? 0 };
+    const { id, payload } = values;
+    if (payload?.length > CHUNK_BYTES) {
+      values = { ...values, size: payload.length, payload: this.#departures.split(TAGS[name], id, payload) };
+    }
+    const entry = { frame: encodeFrame(name, values), of: TAGS[name], id };
     this.#frames.add(entry);
-    this.#bytes += entry.bytes;
+    this.#bytes += entry.frame.length + (values.size ? payload.length - values.payload.length : 0);
     this.#schedule();
     return entry;
   }
 
   /** Add a frame that goes before all others. */
   addUrgent(name, values) {
-    this.#urgent.push({ array: frameArray(name, values), bytes: 0 });
+    this.#urgent.push(encodeFrame(name, values));
     this.#schedule();
   }
 
-  /** Take a frame back; false if it was given to the transport. */
-  remove(entry) {
-    if (!this.#frames.delete(entry)) return false;
-    this.#bytes -= entry.bytes;
-    return true;
+  /**
+   * Take back what was not given to the transport of a frame and its payload.
+   *
+   * @returns {"unsent" | "partly" | "sent"} what of it the other side may have: nothing, too little to begin, or all
+   */
+  withdraw(entry) {
+    const isPartial = this.#departures.has(entry.of, entry.id);
+    this.#bytes -= this.#departures.stop(entry.of, entry.id);
+    if (this.#take(entry)) return "unsent";
+    return isPartial ? "partly" : "sent";
   }
 
-  /** Give everything to the transport, whatever it holds. */
-  flush() {
-    while (this.#urgent.length || this.#frames.size) this.#message();
+  /** Say goodbye: what waits is dropped, and `Bye` is given to the transport at once. */
+  end(reason) {
+    this.clear();
+    this.#socket.send(encodeBatch(this.#clock(), [encodeFrame("Bye", { reason })]));
   }
 
   clear() {
     this.#urgent = [];
     this.#frames.clear();
+    this.#departures = new Departures();
     this.#bytes = 0;
   }
 
@@ -69,21 +82,39 @@ export class Outbox {
 
   #write() {
     this.#scheduled = false;
-    while ((this.#urgent.length || this.#frames.size) && this.#socket.bufferedAmount < TRANSPORT_BYTES) this.#message();
-    if (!this.#urgent.length && !this.#frames.size) return;
+    while (this.#hasData && this.#socket.bufferedAmount < TRANSPORT_BYTES) this.#message();
+    if (!this.#hasData) return;
     this.#scheduled = true;
     setTimeout(() => this.#write(), LOOK_AGAIN_MS);
   }
 
+  get #hasData() {
+    return this.#urgent.length > 0 || this.#frames.size > 0 || !this.#departures.isEmpty;
+  }
+
+  #take(entry) {
+    if (!this.#frames.delete(entry)) return false;
+    this.#bytes -= entry.frame.length;
+    return true;
+  }
+
   #message() {
-    const batch = this.#urgent.splice(0, MAX_FRAMES);
+    const frames = this.#urgent.splice(0, MAX_FRAMES);
     let bytes = 0;
+    const isFull = () => frames.length === MAX_FRAMES || bytes >= BATCH_BYTES;
     for (const entry of this.#frames) {
-      if (batch.length === MAX_FRAMES || bytes >= BATCH_BYTES) break;
-      this.remove(entry);
-      batch.push(entry);
-      bytes += entry.bytes;
+      if (isFull()) break;
+      this.#take(entry);
+      frames.push(entry.frame);
+      bytes += entry.frame.length;
     }
-    this.#socket.send(encodeBatch(this.#clock(), batch.map((entry) => entry.array)));
+    // Nothing is left before them: so each part comes behind the frame that announces it.
+    while (!this.#departures.isEmpty && !this.#frames.size && !isFull()) {
+      const chunk = this.#departures.next();
+      this.#bytes -= chunk.data.length;
+      bytes += chunk.data.length;
+      frames.push(encodeFrame("Chunk", chunk));
+    }
+    this.#socket.send(encodeBatch(this.#clock(), frames));
   }
 }

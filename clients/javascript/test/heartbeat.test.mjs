@@ -3,7 +3,7 @@
 
 import { test } from "node:test";
 
-import { decodeBatch, encodeBatch, frameArray } from "../frames.mjs";
+import { decodeBatch, encodeBatch, encodeFrame } from "../frames.mjs";
 import { Client } from "../headgate.mjs";
 import { check } from "./live.mjs";
 
@@ -25,7 +25,7 @@ function clocked(t) {
       await Promise.resolve();
     }
   };
-  const receive = (name, values) => socket.onmessage({ data: encodeBatch(time, [frameArray(name, values)]).slice().buffer });
+  const receive = (name, values) => socket.onmessage({ data: encodeBatch(time, [encodeFrame(name, values)]).buffer });
   const pings = () => socket.sent.flatMap((bytes) => decodeBatch(bytes).frames).filter(({ frame }) => frame === "Ping").length;
   return { client, socket, pass, receive, pings };
 }
