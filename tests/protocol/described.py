@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
 
 
 def _described(value: Any) -> Any:
-    if isinstance(value, bytes):
+    if isinstance(value, bytes | bytearray | memoryview):
         return {"hex": value.hex()}
     if isinstance(value, dict):
         return {key: _described(item) for key, item in value.items()}

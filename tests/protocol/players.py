@@ -23,6 +23,16 @@ def check(found: list[Any], described: list[dict[str, Any]]) -> None:
     assert list(map(shared, found, described)) == described
 
 
+def payload_of(step: dict[str, Any]) -> bytes:
+    """The payload that a step sends: its bytes, or a text of so many characters."""
+    return encode("x" * step["text"]) if "text" in step else bytes.fromhex(step["payload"])
+
+
+def tag_and_number(frame: Any) -> tuple[int, int]:
+    """What chunks call a frame by."""
+    return type(frame).__struct_config__.tag, getattr(frame, "id", 0)
+
+
 class Player:
     """Plays one step after the other: each is a method by the step's first key."""
 
@@ -86,6 +96,7 @@ class End(Player):
     def __init__(self) -> None:
         self.now = 100.0
         self.closed: int | None = None
+        self._sent: list[Any] = []
 
     def on_in(self, step: dict[str, Any]) -> None:
         try:
@@ -108,6 +119,17 @@ class End(Player):
         while data := self.session.data_to_send(self.now):
             found += frames.decode_batch(data).frames
         check(found, step["out"])
+
+    def on_sends(self, step: dict[str, Any]) -> None:
+        """A large payload leaves in parts; what belongs to others is kept for them."""
+        while data := self.session.data_to_send(self.now):
+            self._sent += frames.decode_batch(data).frames
+        key = (step["of"], step["sends"])
+        [first] = [frame for frame in self._sent if tag_and_number(frame) == key]
+        parts = [f.data for f in self._sent if isinstance(f, frames.Chunk) and (f.of, f.id) == key]
+        whole = b"".join([first.payload, *map(bytes, parts)])
+        assert first.size == len(whole)
+        assert decode(whole) == "x" * step["text"]
 
     def on_closes(self, step: dict[str, Any]) -> None:
         assert self.closed == step["closes"]
@@ -149,7 +171,7 @@ class Client(End):
         deadline = self.now + step.get("timeout", 60)
         request = Request(self, step["project"], step["handler"], deadline)
         request._progress_slot = values.append
-        payload = bytes.fromhex(step["payload"])
+        payload = payload_of(step)
         call = frames.Call(0, step["project"], step["handler"], payload, 0)
         exchange.send(self.session, request, call)
         self._requests.append(request)
@@ -214,7 +236,8 @@ class Gateway(End):
         assert self._cancelled.pop(0) == step["cancelled"]
 
     def result(self, step: dict[str, Any]) -> None:
-        self.session.result(step["id"], encode(made(step["value"])))
+        payload = encode("x" * step["text"]) if "text" in step else encode(made(step["value"]))
+        self.session.result(step["id"], payload)
 
     def fault(self, step: dict[str, Any]) -> None:
         self.session.fault(

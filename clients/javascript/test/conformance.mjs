@@ -1,6 +1,7 @@
 // Runs the conformance vectors of tests/protocol/vectors/ against this client, in Node and in browsers.
 // SPDX-License-Identifier: Apache-2.0
 
+import { TAGS } from "../chunks.mjs";
 import { decodeBatch, decodeGreeting, encodeBatch, encodeFrame } from "../frames.mjs";
 import { connect, Dataset, decode, encode, Float, FrozenSet, NumberArray, Tuple, Typed } from "../headgate.mjs";
 import { proof } from "../login.mjs";
@@ -162,6 +163,7 @@ class Player {
     this.opening = connect(`ws://${address}`, { token, nonce: fromHex(client_nonce), WebSocket: this.Socket });
     this.opening.catch(() => {});
     this.calls = new Map();
+    this.frames = [];
   }
 
   get socket() {
@@ -209,15 +211,29 @@ class Player {
     matchAll(frames, out);
   }
 
+  /** A large payload leaves in parts; what belongs to others is kept for them. */
+  async on_sends({ sends: id, of, text }) {
+    const isIts = (frame) => frame.id === id && (frame.frame === "Chunk" ? frame.of === of : TAGS[frame.frame] === of);
+    const parts = () => this.frames.filter(isIts);
+    const length = () => parts().reduce((sum, { payload, data }) => sum + (payload ?? data).length, 0);
+    await until(() => {
+      for (const bytes of this.socket.sent.splice(0)) this.frames.push(...decodeBatch(bytes).frames);
+      return length() >= parts()[0]?.size;
+    });
+    const bytes = parts().flatMap(({ payload, data }) => [...(payload ?? data)]);
+    equal(bytes.length, parts()[0]?.size, "size");
+    equal(decode(Uint8Array.from(bytes)), "x".repeat(text));
+  }
+
   on_do({ do: act, ...step }) {
     this[act](step);
   }
 
-  call({ project, handler, payload, timeout }) {
+  call({ project, handler, payload, text, timeout }) {
     const abort = new AbortController();
     const call = { abort, values: [] };
     const options = { timeout, signal: abort.signal, onProgress: (value) => call.values.push(value) };
-    call.end = this.client.request(project, handler, decode(fromHex(payload)), options).then(
+    call.end = this.client.request(project, handler, text ? "x".repeat(text) : decode(fromHex(payload)), options).then(
       (result) => ({ result }),
       (error) => ({ error }),
     );
