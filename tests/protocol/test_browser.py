@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 from described import FOLDER
-from running import CLIENT, required
+from running import CLIENT, Running, required
 
 import headgate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.sync_api import Page, Route
-    from running import Running
 
     from conftest import Rig
 
@@ -63,13 +65,14 @@ async ([url, token]) => {
 
 
 @pytest.fixture
-def other(rig: Rig) -> headgate.Gateway:
-    """A second gateway; it must be there before a browser, whose event loop takes the thread."""
-    return rig.gateway({}, name="other")
+def two(rig: Rig, headgate_home: Path) -> tuple[Running, headgate.Gateway]:
+    """Two gateways; they must be there before a browser, whose event loop takes the thread."""
+    gateway, other = (rig.gateway({}, name=name) for name in ("hub", "other"))
+    return Running(gateway.url, os.getpid(), headgate_home), other
 
 
 @pytest.fixture
-def pages(gateway: Running) -> Iterator[Any]:
+def pages() -> Iterator[Any]:
     """Give a function that opens a page of an origin, which serves the client and the vectors."""
     playwright = pytest.importorskip("playwright.sync_api")
     path = required("chromium", "chromium")
@@ -100,7 +103,7 @@ def origin_of(url: str) -> str:
     return url.replace("ws:", "http:")
 
 
-def test_browser(pages: Any, gateway: Running) -> None:
+def test_browser(gateway: Running, pages: Any) -> None:
     """In a page of the gateway's origin the client passes the vectors and calls handlers."""
     page = pages(origin_of(gateway.url))
     vectors = page.evaluate(RUN_VECTORS, VECTORS)
@@ -111,7 +114,10 @@ def test_browser(pages: Any, gateway: Running) -> None:
     assert live["passed"] > 10
 
 
-def test_other_origin(other: headgate.Gateway, pages: Any, gateway: Running) -> None:
+def test_other_origin(two: tuple[Running, headgate.Gateway], pages: Any) -> None:
     """A page of another origin does not get in, even with the token."""
+    gateway, other = two
     page = pages(origin_of(other.url))
     assert page.evaluate(CONNECT, [gateway.url, gateway.token]) == "unreachable"
+    page = pages(origin_of(gateway.url))
+    assert page.evaluate(CONNECT, [gateway.url, gateway.token]) == "it got in"
