@@ -53,7 +53,7 @@ def _measured(keys: list[str], load: Load, table: Table, *, pairs: int) -> list[
                 # One that is missing does not take the others with it.
                 found = Comparison(key, problem=str(error).strip().splitlines()[-1])
             rows.append(found)
-            table.add(ROWS[key], found)
+            table.add(report.cells(ROWS[key], found))
     return rows
 
 

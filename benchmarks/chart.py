@@ -11,7 +11,7 @@ from benchmarks.rows import ROWS
 
 __all__ = ["chart"]
 
-WIDTH, LABELS, VALUES, EDGE = 880, 320, 110, 28
+WIDTH, LABELS, VALUES, EDGE = 880, 346, 100, 24
 LINE, TITLE, GAP = 27, 52, 26
 THICK = 15
 MOST_OF_BAR = 2.0

@@ -23,7 +23,10 @@ from benchmarks.processes import Announce, Measure, Served, child, server_core
 
 __all__ = ["ASYNC", "NESTED", "SYNC", "bytes_a_session", "idle", "noisy", "reported", "threaded"]
 
-PROJECTS = Path(__file__).parent / "projects"
+ROOT = Path(__file__).parents[1]
+"""Where the gateway runs: one of the handlers imports the loads."""
+
+PROJECTS = ROOT / "benchmarks" / "projects"
 NOISY_IN_FLIGHT = 4096
 FEW_SESSIONS = 10
 LOGINS_AT_ONCE = 100
@@ -37,7 +40,7 @@ def serve() -> Iterator[Served]:
         command += ["--projects", str(PROJECTS), "--name", "bench", "--data", data]
         _raise_file_limit()
         with server_core():
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -17,6 +17,7 @@ import tempfile
 
 from benchmarks.load import Load
 from benchmarks.pairs import Comparison, compare
+from benchmarks.report import figures, verdict
 from benchmarks.rows import ROWS, Bar, Row
 from benchmarks.table import Table
 
@@ -36,27 +37,20 @@ def main() -> int:
         for row in ROWS.values():
             if row.floor is not None:
                 found = measured(row, row.floor, pairs=pairs)
-                table.add(row, found)
-                missed += not holds(found, row.floor)
+                best = found.judged.best(row.floor)
+                table.add([*figures(row, found), *verdict(row.floor, best)])
+                missed += not row.floor.reached(best)
     return 1 if missed else 0
 
 
 def measured(row: Row, floor: Bar, *, pairs: int) -> Comparison:
     """Measure a row, and once more if it misses its floor."""
     found = compare(row, LOAD, pairs=pairs)
-    if not holds(found, floor):
+    if not floor.reached(found.judged.best(floor)):
         more = compare(row, LOAD, pairs=pairs)
         found.ours += more.ours
         found.beside += more.beside
     return found
-
-
-def holds(found: Comparison, floor: Bar) -> bool:
-    """Whether a row stands on the right side of its floor; says it if not."""
-    best = found.judged.best(floor)
-    if not floor.reached(best):
-        print(f"{found.key}: the better quartile is {best:.2f}, and the floor {floor}")
-    return floor.reached(best)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -15,9 +15,9 @@ import msgspec
 from benchmarks.chart import chart
 from benchmarks.load import Load
 from benchmarks.pairs import Comparison, Spread
-from benchmarks.rows import ROWS, UNMEASURED, Row
+from benchmarks.rows import ROWS, UNMEASURED, Bar, Row
 
-__all__ = ["Results", "cells", "heading", "read", "write"]
+__all__ = ["COLUMNS", "Results", "cells", "figures", "page", "read", "verdict", "write"]
 
 PACKAGES = (
     *("headgate", "websockets", "msgspec", "ormsgpack", "uvloop"),
@@ -27,7 +27,8 @@ PACKAGES = (
 PAGE = Path(__file__).with_name("page.md")
 """What the page says; the figures go into its braces."""
 
-COLUMNS = ("work", "Headgate", "beside it", "", "ratio (quartiles)", "must be", "")
+COLUMNS = ["work", "Headgate", "beside it", "", "ratio (quartiles)", "must be", ""]
+"""Of a row; `cells` gives what stands in them."""
 
 
 class Results(msgspec.Struct):
@@ -95,34 +96,40 @@ def page(results: Results) -> str:
     )
 
 
-def heading() -> tuple[str, ...]:
-    """Return the names of the cells."""
-    return COLUMNS
+def figures(row: Row, found: Comparison) -> list[str]:
+    """Return the cells of a row that tell what was measured."""
+    if found.problem:
+        return [row.work, "not measured", row.beside_name, "", found.problem]
+    text, alone = row.unit.text, not found.beside
+    judged = found.judged
+    spread = f"{_number(judged.median)} ({_number(judged.lower)} to {_number(judged.upper)})"
+    return [
+        row.work,
+        text(Spread.of(found.ours).median),
+        row.beside_name,
+        "" if alone else text(Spread.of(found.beside).median),
+        "" if alone else spread,
+    ]
+
+
+def verdict(bar: Bar | None, value: float) -> list[str]:
+    """Return the cells that tell what must be, and whether it is."""
+    if bar is None:
+        return ["", ""]
+    return [str(bar), "reached" if bar.reached(value) else "missed"]
 
 
 def cells(row: Row, found: Comparison) -> list[str]:
-    """Return the cells of one row."""
-    if found.problem:
-        return [row.work, f"not measured: {found.problem}", row.beside_name, "", "", "", ""]
-    judged, write_one = found.judged, row.unit.text
-    return [
-        row.work,
-        write_one(Spread.of(found.ours).median),
-        row.beside_name,
-        write_one(Spread.of(found.beside).median) if found.beside else "",
-        f"{_number(judged.median)} ({_number(judged.lower)} to {_number(judged.upper)})"
-        if found.beside
-        else "",
-        str(row.bar or ""),
-        "" if row.bar is None else "reached" if row.bar.reached(judged.median) else "missed",
-    ]
+    """Return all cells of a row."""
+    bar = None if found.problem else row.bar
+    return [*figures(row, found), *verdict(bar, found.judged.median if bar else 0.0)]
 
 
 def _number(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
 
 
-def _line(texts: list[str] | tuple[str, ...]) -> str:
+def _line(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from typing import TextIO
 
-from benchmarks.pairs import Comparison
-from benchmarks.report import cells, heading
-from benchmarks.rows import Row
+from benchmarks.report import COLUMNS
 
 __all__ = ["Table"]
 
-WIDTHS = (50, 10, 22, 10, 24, 9, 8)
+WIDTHS = (49, 10, 20, 10, 21, 10, 8)
 
 
 class Table:
-    """A table of fixed columns; its heading stands over the first row."""
+    """A table of fixed columns; the heading is printed at once."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._begun = False
+        self.add(COLUMNS)
 
-    def add(self, row: Row, found: Comparison) -> None:
+    def add(self, cells: Sequence[str]) -> None:
         """Print one row."""
-        if not self._begun:
-            self._print(heading())
-            self._begun = True
-        self._print(cells(row, found))
-
-    def _print(self, texts: list[str] | tuple[str, ...]) -> None:
-        padded = (
-            re.sub("`", "", text).ljust(width) for text, width in zip(texts, WIDTHS, strict=True)
-        )
+        plain = [cell.replace("`", "") for cell in cells]
+        padded = [cell.ljust(width) for cell, width in zip(plain, WIDTHS, strict=True)]
         print(" ".join(padded).rstrip(), file=self._stream, flush=True)
