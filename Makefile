@@ -37,7 +37,7 @@ format: $(STAMP)  ## let ruff write the format and the simple fixes
 
 bench: $(STAMP)  ## Headgate beside bare prototypes and its peers; writes docs/benchmarks/, 10 minutes
 	@$(BIN)/python -m pip install --quiet --group bench
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks --write docs/benchmarks
+	@$(BIN)/python -m benchmarks --write docs/benchmarks
 
 bench-quick: $(STAMP)  ## a few of its rows, which must not fall under their floors; 30 seconds
 	@$(BIN)/python -m benchmarks.quick

@@ -62,7 +62,8 @@ def chart(rows: list[Comparison]) -> str:
     found = {row.key: row for row in rows if not row.problem}
     panels = [panel for panel in _panels(found) if panel.stripes]
     height = sum(panel.height for panel in panels) + GAP
-    parts, top = [], GAP
+    parts: list[str] = []
+    top = GAP
     for panel in panels:
         parts.extend(_drawn(panel, top))
         top += panel.height

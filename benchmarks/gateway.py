@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,41 +12,48 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
-import uvloop
-
 import headgate
 from benchmarks.candidates import Candidate
-from benchmarks.load import IN_FLIGHT, PAYLOAD, Call, Connect, Load, flood
-from benchmarks.processes import Announce, Measure, Served, child, server_core
+from benchmarks.load import IN_FLIGHT, PAYLOAD, Call, Connect, Load
+from benchmarks.processes import Measure, Served, server_core
 
-__all__ = ["ASYNC", "NESTED", "SYNC", "bytes_a_session", "idle", "noisy", "reported", "threaded"]
+__all__ = [
+    "ASYNC",
+    "NESTED",
+    "SYNC",
+    "connect",
+    "raise_file_limit",
+    "reported",
+    "serve",
+    "threaded",
+]
 
 ROOT = Path(__file__).parents[1]
 """Where the gateway runs: one of the handlers imports the loads."""
 
 PROJECTS = ROOT / "benchmarks" / "projects"
-NOISY_IN_FLIGHT = 4096
-FEW_SESSIONS = 10
-LOGINS_AT_ONCE = 100
 
 
 @contextlib.contextmanager
 def serve() -> Iterator[Served]:
     """Run a gateway as its own process."""
-    with tempfile.TemporaryDirectory() as data:
+    with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
         command = [sys.executable, "-m", "headgate", "run", "--port", "0", "--log-level", "error"]
         command += ["--projects", str(PROJECTS), "--name", "bench", "--data", data]
-        _raise_file_limit()
+        raise_file_limit()
         with server_core():
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            yield Served(next(word for word in line.split() if word.startswith("ws:")), process.pid)
-        finally:
-            process.terminate()
-            process.wait()
-            process.stdout.close()
+            running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        process = stack.enter_context(running)
+        stack.callback(process.terminate)
+        yield Served(_url(process), process.pid)
+
+
+def _url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("the gateway did not start; it has told why above")
+    return line.split()[-1]
 
 
 @contextlib.asynccontextmanager
@@ -69,7 +74,12 @@ async def reported(connect: Connect, load: Load) -> float:
         return float(await call({"seconds": load.seconds}))
 
 
-# --- a program with threads ----------------------------------------------------------------------
+def raise_file_limit() -> None:
+    """Each session is an open file at both ends."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
@@ -108,85 +118,3 @@ def _chains(client: headgate.Client, seconds: float) -> float:
     if not over.wait(seconds + 60):
         raise RuntimeError("not every request was answered")
     return answers / (clock() - start)
-
-
-# --- company -------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def noisy(served: Served, load: Load) -> Iterator[None]:
-    """Another client, which has as many requests in flight as the gateway lets it have."""
-    with child(_make_noise, served.address):
-        yield
-
-
-def _make_noise(announce: Announce, url: str) -> None:
-    async def main() -> None:
-        async with connect(url, handler="sync") as call:
-            calls = [call] * NOISY_IN_FLIGHT
-            await flood(calls, 0.1)
-            announce("noisy")
-            while True:
-                await flood(calls, 60)
-
-    _give_way()
-    uvloop.run(main())
-
-
-@contextlib.contextmanager
-def idle(served: Served, load: Load, *, sessions: int | None = None) -> Iterator[None]:
-    """Clients that are connected and ask for nothing."""
-    with child(_stay_idle, served.address, load.sessions if sessions is None else sessions):
-        yield
-
-
-def _stay_idle(announce: Announce, url: str, sessions: int) -> None:
-    async def main() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            while sessions > len(clients):
-                some = [headgate.connect(url) for _ in range(LOGINS_AT_ONCE)][
-                    : sessions - len(clients)
-                ]
-                clients.extend(await asyncio.gather(*map(stack.enter_async_context, some)))
-            announce("idle")
-            await asyncio.Event().wait()
-
-    clients: list[headgate.Client] = []
-    _give_way()
-    _raise_file_limit()
-    uvloop.run(main())
-
-
-@contextlib.contextmanager
-def bytes_a_session(load: Load) -> Iterator[Measure]:
-    """What one more idle session adds to the memory of a gateway that was just started."""
-
-    def measure() -> float:
-        with serve() as served, idle(served, load, sessions=FEW_SESSIONS):
-            before = _resident_bytes(served.pid)
-            with idle(served, load):
-                return (_resident_bytes(served.pid) - before) / load.sessions
-
-    yield measure
-
-
-def _resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _give_way() -> None:
-    """
-    Let others go first on the core that this process shares with the client that is measured.
-
-    What is compared is what the gateway makes of them, not what the system's scheduler does.
-    """
-    os.nice(19)
-
-
-def _raise_file_limit() -> None:
-    """Each session is an open file at both ends."""
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import subprocess
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
 import msgspec
-import uvloop
 
 from benchmarks.candidates import Candidate, serving
 from benchmarks.load import Call
 from benchmarks.processes import Announce
 
-__all__ = ["GRPC", "NATS", "PYRO", "RPYC", "ZMQ"]
+__all__ = ["GRPC", "PYRO", "RPYC", "ZMQ"]
 
 TIMEOUT = 5.0
 HOST = "127.0.0.1"
@@ -34,60 +30,6 @@ encode = msgspec.msgpack.Encoder().encode
 def answer_to(payload: Any) -> dict[str, Any]:
     """What every server answers."""
     return {"ok": payload["number"]}
-
-
-# --- NATS: a broker, a program that answers, and nats-py's `request` -----------------------------
-
-
-def serve_nats(announce: Announce) -> None:
-    """Answer on a subject of a broker."""
-    import nats
-
-    async def main(url: str) -> None:
-        connection = await nats.connect(url)
-
-        async def answer(message: Any) -> None:
-            await message.respond(encode(answer_to(decode(message.data))))
-
-        await connection.subscribe("acme.test", queue="q", cb=answer)
-        await connection.flush()
-        announce(url)
-        await asyncio.Event().wait()
-
-    with _broker() as url:
-        uvloop.run(main(url))
-
-
-@contextlib.contextmanager
-def _broker() -> Iterator[str]:
-    """Run a NATS server, which ends with this process."""
-    import ctypes
-    import signal
-
-    port = _free_port()
-    end_with_parent = partial(ctypes.CDLL(None).prctl, 1, signal.SIGKILL)
-    command = ["nats-server", "-a", HOST, "-p", str(port)]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet, preexec_fn=end_with_parent):
-        _until_open(port)
-        yield f"nats://{HOST}:{port}"
-
-
-@contextlib.asynccontextmanager
-async def connect_nats(url: str) -> AsyncIterator[Call]:
-    """Connect to the broker."""
-    import nats
-
-    connection = await nats.connect(url)
-
-    async def call(payload: Any) -> Any:
-        reply = await connection.request("acme.test", encode(payload), timeout=TIMEOUT)
-        return decode(reply.data)
-
-    try:
-        yield call
-    finally:
-        await connection.close()
 
 
 # --- gRPC: grpc.aio, unary -----------------------------------------------------------------------
@@ -232,21 +174,6 @@ def _waiting(function: Callable[[Any], Any]) -> Call:
     return call
 
 
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _until_open(port: int, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 0.2):
-            return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on port {port}")
-
-
-NATS = Candidate(partial(serving, serve_nats), connect_nats)
 GRPC = Candidate(partial(serving, serve_grpc), connect_grpc, run=asyncio.run)
 ZMQ = Candidate(partial(serving, serve_zmq), connect_zmq, run=asyncio.run)
 RPYC = Candidate(partial(serving, serve_rpyc), connect_rpyc)

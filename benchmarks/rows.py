@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import gateway, peers
+from benchmarks import company, gateway, peers
 from benchmarks.bare import ECHO
+from benchmarks.broker import NATS
 from benchmarks.candidates import Candidate, loaded
 from benchmarks.gateway import SYNC
 from benchmarks.hop import HOP
@@ -129,7 +130,7 @@ CORE_ROWS = [
         "noisy",
         "p99 beside a client with 4,096 in flight",
         SECONDS,
-        loaded(SYNC, p99, company=gateway.noisy),
+        loaded(SYNC, p99, company=company.noisy),
         loaded(SYNC, p99),
         "the same alone",
         bar=at_most(3),
@@ -138,8 +139,8 @@ CORE_ROWS = [
         "idle",
         "p50 beside 10,000 idle sessions",
         SECONDS,
-        loaded(SYNC, p50, company=gateway.idle),
-        loaded(SYNC, p50, company=partial(gateway.idle, sessions=gateway.FEW_SESSIONS)),
+        loaded(SYNC, p50, company=company.idle),
+        loaded(SYNC, p50, company=partial(company.idle, sessions=company.FEW_SESSIONS)),
         "beside 10 sessions",
         bar=at_most(1.1),
     ),
@@ -147,7 +148,7 @@ CORE_ROWS = [
         "memory",
         "memory of an idle session, of 10,000",
         BYTES,
-        gateway.bytes_a_session,
+        company.bytes_a_session,
         beside_name="",
         bar=at_most(20_000),
         most_pairs=3,
@@ -177,7 +178,7 @@ def beside_peer(
 
 
 PEER_ROWS = [
-    *beside_peer("nats", "nats-py `request`", peers.NATS, bar=at_least(4)),
+    *beside_peer("nats", "nats-py `request`", NATS, bar=at_least(4)),
     *beside_peer("grpc", "grpc.aio unary", peers.GRPC, bar=at_least(25)),
     *beside_peer("zmq", "pyzmq DEALER/ROUTER", peers.ZMQ),
     *beside_peer("rpyc", "RPyC", peers.RPYC, pipelined=False),
