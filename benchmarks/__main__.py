@@ -21,7 +21,7 @@ from benchmarks.pairs import Comparison, compare
 from benchmarks.rows import ROWS
 from benchmarks.table import Table
 
-PAIRS = 7
+PAIRS = 11
 
 
 def main() -> int:

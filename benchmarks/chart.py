@@ -21,13 +21,14 @@ STYLE = """
   .page { fill: #ffffff; stroke: #d8dee4 } text { fill: #24292f; font: 13px system-ui, sans-serif }
   .title { font-weight: 600; font-size: 15px } .note { fill: #57606a; font-size: 12px }
   .value { font-variant-numeric: tabular-nums } .axis { stroke: #afb8c1 }
+  .mark { stroke: #24292f; stroke-dasharray: 3 3 }
   .ours { fill: #1f6feb } .bare { fill: #6e7781 } .peer { fill: #b6bec7 }
   .reached { fill: #2da44e } .missed { fill: #d4803a } .spread { stroke: #24292f; opacity: .55 }
   @media (prefers-color-scheme: dark) {
     .page { fill: #0d1117; stroke: #30363d } text { fill: #e6edf3 } .note { fill: #9198a1 }
     .axis { stroke: #656c76 } .ours { fill: #4c94ff } .bare { fill: #9198a1 }
     .peer { fill: #4d5560 } .reached { fill: #3fb950 } .missed { fill: #db8f4a }
-    .spread { stroke: #ffffff }
+    .spread, .mark { stroke: #ffffff }
   }
 """
 
@@ -144,8 +145,9 @@ def _drawn(panel: Panel, top: int) -> Iterator[str]:
     start, end = top + TITLE - 6, top + TITLE + LINE * len(panel.stripes) - 4
     for number, stripe in enumerate(panel.stripes):
         yield from _stripe(stripe, x, top + TITLE + LINE * number)
-    for place in [LABELS, *([] if panel.mark is None else [x(panel.mark)])]:
-        yield f'<path class="axis" d="M{place:.1f} {start}V{end}"/>'
+    yield f'<path class="axis" d="M{LABELS} {start}V{end}"/>'
+    if panel.mark is not None:
+        yield f'<path class="mark" d="M{x(panel.mark):.1f} {start}V{end}"/>'
 
 
 def _stripe(stripe: Stripe, x: Callable[[float], float], top: int) -> Iterator[str]:

@@ -41,7 +41,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Call]]
 class Load:
     """How much is asked of a candidate in one measurement."""
 
-    seconds: float = 1.0
+    seconds: float = 0.7
     sessions: int = 10_000
     """Idle sessions, for the rows that are about them."""
 

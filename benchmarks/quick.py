@@ -2,7 +2,7 @@
 A few rows that must not fall under their floors, for every change.
 
     python -m benchmarks.quick              table; exit code 1 if a floor is missed
-    python -m benchmarks.quick --pairs 7    number of pairs
+    python -m benchmarks.quick --pairs 15   number of pairs
 
 A floor is lower than what must be reached, and is held against the better quartile, since noise
 can only make a run slower. A row that misses it gets as many pairs again before that counts.
@@ -21,8 +21,8 @@ from benchmarks.report import figures, verdict
 from benchmarks.rows import ROWS, Bar, Row
 from benchmarks.table import Table
 
-LOAD = Load(seconds=0.4)
-PAIRS = 5
+LOAD = Load(seconds=0.3)
+PAIRS = 7
 
 
 def main() -> int:
