@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
+from threading import Event
 
 import pytest
 
 pytest.importorskip("uvloop")
-pytest.importorskip("resource")
+if not Path("/proc/self/fd").exists():
+    pytest.skip("some sides look into /proc", allow_module_level=True)
 
+from benchmarks.company import accompanied
 from benchmarks.load import Load
-from benchmarks.processes import Contender
+from benchmarks.processes import Announce, Contender, Served
 from benchmarks.rows import CORE_ROWS, PEER_ROWS, ROWS, Row
 
 TINY = Load(seconds=0.03, sessions=20)
@@ -38,6 +43,20 @@ def test_side(side: str) -> None:
         pytest.skip(f"{package} comes with `make bench`")
     with sides()[side](TINY) as measure:
         assert measure() > 0
+
+
+def stay(announce: Announce, address: str) -> None:
+    """Other clients that connect to nothing and stay."""
+    announce("here")
+    Event().wait()
+
+
+def test_company_that_is_lost() -> None:
+    """A figure does not count if those beside whom it was measured are not there any more."""
+    mine = Served("", os.getpid())
+    connection = os.open(os.devnull, os.O_RDONLY)
+    with pytest.raises(RuntimeError, match="1 other clients lost"), accompanied(mine, stay):
+        os.close(connection)
 
 
 def test_keys() -> None:
