@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo run test lint types format bench-quick soak-reload build clean
+.PHONY: help demo run test lint types format bench bench-quick soak soak-reload build clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -35,7 +35,11 @@ format: $(STAMP)  ## let ruff write the format and the simple fixes
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench-quick: $(STAMP)  ## requests a second, beside the bare echo in the same run
+bench: $(STAMP)  ## Headgate beside bare prototypes and its peers; writes docs/benchmarks/, 10 minutes
+	@$(BIN)/python -m pip install --quiet --group bench
+	@$(BIN)/python -m benchmarks --write docs/benchmarks
+
+bench-quick: $(STAMP)  ## a few of its rows, which must not fall under their floors; 30 seconds
 	@$(BIN)/python -m benchmarks.quick
 
 soak-reload: $(STAMP)  ## a thousand edits of handlers while 2,000 requests a second run; 3 minutes

@@ -8,8 +8,9 @@ the ratio to it tells what those cost.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import socket
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -20,7 +21,11 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from benchmarks.load import Figures, measure, server_core
+from benchmarks.candidates import Candidate, serving
+from benchmarks.load import Call
+from benchmarks.processes import Announce
+
+__all__ = ["ECHO"]
 
 decode = msgspec.msgpack.Decoder().decode
 encode = msgspec.msgpack.Encoder().encode
@@ -93,36 +98,27 @@ class EchoClient(asyncio.Protocol):
         return future
 
 
-def serve(listener: socket.socket) -> None:
+def serve(announce: Announce) -> None:
     """Serve until the process is ended."""
 
     async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(EchoServer, sock=listener)
+        server = await asyncio.get_running_loop().create_server(EchoServer, "127.0.0.1", 0)
+        announce(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
         await server.serve_forever()
 
     uvloop.run(main())
 
 
-def run() -> Figures:
-    """Run the server in a process of its own and the client here."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        process = multiprocessing.get_context("fork").Process(target=serve, args=(listener,))
-        with server_core():
-            process.start()
-        try:
-            return uvloop.run(_client(f"ws://127.0.0.1:{port}/"))
-        finally:
-            process.terminate()
-            process.join()
-
-
-async def _client(url: str) -> Figures:
-    loop = asyncio.get_running_loop()
-    host, port = parse_uri(url).host, parse_uri(url).port
-    transport, client = await loop.create_connection(lambda: EchoClient(url), host, port)
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Call]:
+    """Connect to the server."""
+    uri, loop = parse_uri(url), asyncio.get_running_loop()
+    transport, client = await loop.create_connection(lambda: EchoClient(url), uri.host, uri.port)
     try:
         await client.ready
-        return await measure(client.call)
+        yield client.call
     finally:
         transport.close()
+
+
+ECHO = Candidate(partial(serving, serve), connected)

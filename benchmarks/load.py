@@ -1,76 +1,112 @@
-"""The load that every candidate gets, and the figures that come of it."""
+"""The loads that every candidate gets, and the figures that come of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "PAYLOAD",
+    "Call",
+    "Connect",
+    "Load",
+    "Measurement",
+    "flood",
+    "large_payloads",
+    "many_connections",
+    "p50",
+    "p99",
+    "throughput",
+]
 
 PAYLOAD = {"number": 55, "tag": "[default]Line1/Speed", "values": [1, 2, 3]}
+LARGE = {"number": bytes(1_000_000)}
+"""Handlers answer with the number, so this one goes there and comes back."""
+
 IN_FLIGHT = 256
+LARGE_IN_FLIGHT = 4
+
+Call = Callable[[Any], Awaitable[Any]]
+"""Sends a payload and gives the answer."""
+
+Connect = Callable[[], AbstractAsyncContextManager[Call]]
+"""Opens one connection."""
 
 
-def client_core() -> None:
-    """
-    Keep this process on one core, and let `server_core` keep servers on the other.
+@dataclass(frozen=True)
+class Load:
+    """How much is asked of a candidate in one measurement."""
 
-    Two processes that take turns are quickest on one core and two that work at the same time on
-    two; where the system decides, it decides anew in each run, and the figures of one candidate
-    differ by a factor of two.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    seconds: float = 0.7
+    sessions: int = 10_000
+    """Idle sessions, for the rows that are about them."""
 
 
-@contextlib.contextmanager
-def server_core() -> Iterator[None]:
-    """Processes that are started in here run on another core than the client."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {0} if own != {0} else {1})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, own)
+Measurement = Callable[[Connect, Load], Awaitable[float]]
+"""Puts a load on a candidate and gives one figure."""
 
 
-class Figures(NamedTuple):
-    """What one run of one candidate showed."""
-
-    per_second: float
-    """Requests a second with `IN_FLIGHT` of them in flight."""
-
-    p50: float
-    """Median round trip of one request at a time, in seconds."""
-
-    p99: float
-    """99th percentile of the same."""
+async def throughput(connect: Connect, load: Load) -> float:
+    """Return requests a second with `IN_FLIGHT` of them in flight on one connection."""
+    async with connect() as call:
+        return await flood([call] * IN_FLIGHT, load.seconds)
 
 
-async def measure(
-    call: Callable[[Any], Awaitable[Any]], *, sequential: int = 1500, pipelined: int = 40_000
-) -> Figures:
-    """Time `call(PAYLOAD)`: first one at a time, then with `IN_FLIGHT` of them in flight."""
-    for _ in range(300):
-        await call(PAYLOAD)
-    laps = []
-    for _ in range(sequential):
+async def many_connections(connect: Connect, load: Load) -> float:
+    """Return requests a second on `IN_FLIGHT` connections with one in flight on each."""
+    async with AsyncExitStack() as stack:
+        calls = [await stack.enter_async_context(connect()) for _ in range(IN_FLIGHT)]
+        return await flood(calls, load.seconds)
+
+
+async def large_payloads(connect: Connect, load: Load) -> float:
+    """Return requests of 1 MB a second, with answers of 1 MB and four in flight."""
+    async with connect() as call:
+        return await flood([call] * LARGE_IN_FLIGHT, load.seconds, payload=LARGE)
+
+
+async def p50(connect: Connect, load: Load) -> float:
+    """Return the median round trip of one request at a time, in seconds."""
+    laps = await _laps(connect, load)
+    return laps[len(laps) // 2]
+
+
+async def p99(connect: Connect, load: Load) -> float:
+    """Return the 99th percentile of the round trips of one request at a time, in seconds."""
+    laps = await _laps(connect, load)
+    return laps[len(laps) * 99 // 100]
+
+
+async def flood(calls: Sequence[Call], seconds: float, *, payload: Any = PAYLOAD) -> float:
+    """Return requests a second, with one in flight for each entry of `calls`."""
+
+    async def ask(call: Call, end: float) -> int:
+        count = 0
+        while time.perf_counter() < end:
+            await call(payload)
+            count += 1
+        return count
+
+    async def ask_all(duration: float) -> float:
         start = time.perf_counter()
-        await call(PAYLOAD)
-        laps.append(time.perf_counter() - start)
-    laps.sort()
+        counts = await asyncio.gather(*(ask(call, start + duration) for call in calls))
+        return sum(counts) / (time.perf_counter() - start)
 
-    async def worker(count: int) -> None:
-        for _ in range(count):
+    await ask_all(seconds / 10)
+    return await ask_all(seconds)
+
+
+async def _laps(connect: Connect, load: Load) -> list[float]:
+    """Round trips of one request at a time, sorted."""
+    async with connect() as call:
+        await flood([call], load.seconds / 10)
+        laps = []
+        end = time.perf_counter() + load.seconds
+        while (start := time.perf_counter()) < end:
             await call(PAYLOAD)
-
-    each = pipelined // IN_FLIGHT
-    start = time.perf_counter()
-    await asyncio.gather(*(worker(each) for _ in range(IN_FLIGHT)))
-    elapsed = time.perf_counter() - start
-    return Figures(each * IN_FLIGHT / elapsed, laps[len(laps) // 2], laps[len(laps) * 99 // 100])
+            laps.append(time.perf_counter() - start)
+    return sorted(laps)

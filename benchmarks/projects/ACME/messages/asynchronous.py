@@ -1,0 +1,2 @@
+async def handleMessage(payload):
+    return {"ok": payload["number"]}
