@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo run test lint types format bench-quick build clean
+.PHONY: help demo run test lint types format bench-quick soak build clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -38,6 +38,9 @@ format: $(STAMP)  ## let ruff write the format and the simple fixes
 bench-quick: $(STAMP)  ## requests a second, beside the bare echo in the same run
 	@$(BIN)/python -m benchmarks.quick
 
+soak: $(STAMP)  ## 20 minutes of load, cut connections and restarts; every request is accounted for
+	@$(BIN)/python -m soak $(SOAK)
+
 build: $(STAMP)  ## the wheel, into dist/
 	@rm -rf dist
 	@$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
@@ -45,7 +48,7 @@ build: $(STAMP)  ## the wheel, into dist/
 
 clean:  ## remove .venv and everything that was built
 	@rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests examples benchmarks soak -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
 	@$(or $(PYTHON),python3) -c 'import sys; v = sys.version.split()[0]; \
