@@ -151,6 +151,9 @@ class Gate:
             # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
             self._hung.add(invocation)
             self.lane.lend()
+            if not invocation.started_at:
+                # A thread has just taken it, and may yet find that it is too late to begin.
+                return Fate.UNKNOWN
         return Fate.STILL_RUNNING
 
     def holders(self, invocation: Invocation) -> list[Invocation]:
