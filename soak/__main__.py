@@ -19,7 +19,7 @@ def main() -> int:
     """Run a soak; 0 if everything was as it must be, 1 if not."""
     options = _options()
     signal.signal(signal.SIGTERM, _interrupt)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(f"soak of {options.seconds:.0f} s with seed {options.seed}", highlight=False)
     try:
         result = soak(options, say=lambda line: console.print(line, highlight=False, markup=False))
@@ -41,7 +41,7 @@ def _options() -> Options:
     parser.add_argument("--processes", type=int, default=4, help="client processes")
     parser.add_argument("--clients", type=int, default=16, help="clients in each of them")
     parser.add_argument("--rate", type=float, default=400.0, help="requests a second, about")
-    parser.add_argument("--cuts", type=float, default=14.0, help="cut connections a second")
+    parser.add_argument("--cuts", type=float, default=16.0, help="cut connections a second")
     parser.add_argument("--slow", type=int, default=3, help="peers that do not read")
     parser.add_argument("--plant", choices=sorted(FAULTS), default="", help="a fault to be found")
     parser.add_argument("--keep", action="store_true", help="keep logs, ledgers and journals")

@@ -46,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 16
     rate: float = 400.0
     """Requests a second of all processes together."""
-    cuts: float = 14.0
+    cuts: float = 16.0
     """Connections that are cut a second, of all processes together."""
     slow: int = 3
     plant: str = ""
@@ -133,6 +133,7 @@ class _Rounds:
         self._clients = [self._start(ends, n) for n in range(1, options.processes + 1)]
         self._slow = self._start(ends, SLOW)
         self._series: Series = {}
+        self._objects: dict[str, list[tuple[float, int, dict[str, int]]]] = {}
         self._begun = time.monotonic()
         self._result = Result(options=options, folder=str(folder))
 
@@ -161,6 +162,7 @@ class _Rounds:
         pairs = zip(self._clients, ends[:-1], strict=True)
         cuts = {f"client {p.setup.process}": e["cuts"] / minutes for p, e in pairs}
         cuts["gateway"] = result.cuts / minutes
+        self._count_objects()
         result.figures = judge(self._series, cuts_a_minute=cuts)
         result.problems += [
             f"{f.process}: {f.name} grows by {f.slope:.1f} a minute"
@@ -233,10 +235,17 @@ class _Rounds:
         )
 
     def _note(self, process: str, minute: float, life: int, figures: dict[str, Any]) -> None:
-        plain = {name: figures[name] for name in ("rss", "blocks", "fds", "threads", "tasks")}
-        for name, value in (plain | figures["objects"]).items():
-            points = self._series.setdefault((process, name), [])
-            points.append(Point(minute, life, value))
+        for name, value in figures.items():
+            if isinstance(value, int | float) and name not in ("made", "cuts"):
+                self._series.setdefault((process, name), []).append(Point(minute, life, value))
+        self._objects.setdefault(process, []).append((minute, life, figures["objects"]))
+
+    def _count_objects(self) -> None:
+        """Add a series for each type: it has none of them where it is not mentioned."""
+        for process, rests in self._objects.items():
+            for name in {name for _, _, counts in rests for name in counts}:
+                points = [Point(minute, life, c.get(name, 0)) for minute, life, c in rests]
+                self._series[process, name] = points
 
     def _sum(self, ends: list[dict[str, Any]]) -> None:
         result = self._result

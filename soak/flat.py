@@ -104,7 +104,7 @@ def judge(series: Series, *, cuts_a_minute: dict[str, float]) -> list[Figure]:
 
 
 def _bound(name: str, minutes: float, cuts: float) -> float:
-    if name == "rss":
+    if name in ("rss", "trimmed"):
         return MOST_RSS / minutes
     if name == "blocks":
         return max(BLOCKS_OF_CUTS * cuts, LEAST_BLOCKS / minutes)

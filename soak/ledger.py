@@ -17,7 +17,7 @@ from headgate.errors import HandlerError, RequestError
 from soak.payloads import differs
 from soak.plan import KINDS, Kind, Order, Setup
 
-__all__ = ["CODES", "Entry", "Ledger", "Row", "read"]
+__all__ = ["CODES", "FATES", "ROW", "STARTED", "Entry", "Ledger", "Row", "read"]
 
 SWEEP = 0.1
 """Seconds between two looks at what is open."""
@@ -25,7 +25,7 @@ SWEEP = 0.1
 GRACE = 10.0
 """Seconds after its deadline until which a request must be over; the machine may be busy."""
 
-FATE_WAIT = 3.0
+FATE_WAIT = 1.5
 """Seconds for which a final fate is waited for before a request is booked."""
 
 MOST_PROBLEMS = 100
@@ -49,7 +49,7 @@ OF_A_STOP = frozenset(
 )
 """What a nested request may end with when its gateway stops."""
 
-_ROW = struct.Struct("<IBBBB16sddd")
+ROW = struct.Struct("<IBBBB16sddd")
 
 
 class Row(NamedTuple):
@@ -266,7 +266,7 @@ class Ledger(threading.Thread):
             self._check_end(entry, error)
         self.counts[entry.order.kind.name, code] += 1
         self._file.write(
-            _ROW.pack(
+            ROW.pack(
                 entry.number,
                 KINDS.index(entry.order.kind),
                 CODES.index(code),
@@ -343,7 +343,7 @@ def read(folder: Path) -> Iterator[Row]:
     """Read the ledgers of all processes."""
     for file in sorted(folder.glob("ledger-*")):
         process = int(file.name.partition("-")[2])
-        for number, kind, code, started, fate, identity, *times in _ROW.iter_unpack(
+        for number, kind, code, started, fate, identity, *times in ROW.iter_unpack(
             file.read_bytes()
         ):
             yield Row(

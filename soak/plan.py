@@ -54,6 +54,9 @@ KINDS = (
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 
+LONGEST_PAUSE = 1.0
+"""Seconds that a driver sleeps at most: it must see soon that it is to rest."""
+
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What a client process is told when it starts."""
@@ -125,7 +128,8 @@ class Plan:
 
     def pause(self, asked: int) -> float:
         """Return how many seconds to wait after so many requests, to keep the rate."""
-        return self.dice.expovariate(self._setup.rate / self._setup.clients / asked)
+        pause = self.dice.expovariate(self._setup.rate / self._setup.clients / asked)
+        return min(pause, LONGEST_PAUSE)
 
     def life(self) -> float:
         """Return after how many seconds the client is closed, and a new one takes its place."""
@@ -135,7 +139,7 @@ class Plan:
         dice = self.dice
         payload: dict[str, Any] = {"body": self._payloads.pick(dice)}
         if "sleep" in kind.options:
-            payload["sleep"] = dice.expovariate(4.0)
+            payload["sleep"] = min(3.0, dice.expovariate(4.0))
         if "steps" in kind.options:
             payload["steps"] = dice.choice((1, 3, 300))
         cancelled = dice.random() < 0.08 and "message" not in kind.options

@@ -13,7 +13,7 @@ from soak.plan import KINDS
 
 __all__ = ["show"]
 
-ALWAYS = ("rss", "blocks", "fds", "threads")
+ALWAYS = ("rss", "trimmed", "blocks", "fds", "threads")
 """Figures that are always shown; of live objects only those that grow are."""
 
 
@@ -85,8 +85,8 @@ def _slopes(result: Result) -> Table:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    unit = MIB if figure.name == "rss" else 1
-    end = " MiB" if figure.name == "rss" else ""
+    is_memory = figure.name in ("rss", "trimmed")
+    unit, end = (MIB, " MiB") if is_memory else (1, "")
     values = (figure.level, figure.slope, figure.error, figure.bound)
     digits = (1 if end else 0, 2, 2, 2)
     shown = [f"{value / unit:.{n}f}{end}" for value, n in zip(values, digits, strict=True)]

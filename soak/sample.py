@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -13,6 +14,8 @@ __all__ = ["Sample", "of_process", "of_this_process"]
 
 Sample = dict[str, float]
 """Figures by name; those of live objects have the name of their type."""
+
+_libc = ctypes.CDLL(None)
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -28,11 +31,14 @@ def of_this_process() -> dict[str, Any]:
     gc.collect()
     found = Counter(_name(kind) for kind in map(type, gc.get_objects()) if _is_ours(kind))
     figures: dict[str, Any] = {
+        **of_process(os.getpid()),
         "blocks": sys.getallocatedblocks(),
         "threads": threading.active_count(),
         "objects": dict(found),
     }
-    return figures | of_process(os.getpid())
+    # What the allocator keeps for later goes back to the system; what is left is in use.
+    _libc.malloc_trim(0)
+    return figures | {"trimmed": of_process(os.getpid())["rss"]}
 
 
 def of_process(pid: int) -> Sample:

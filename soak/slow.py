@@ -138,7 +138,7 @@ class SlowPeer(threading.Thread):
         connection = Connection(self._process.setup.url)
         try:
             asked = self._ask(connection, self._dice.randint(1, 150))
-            self._stand_still(connection, self._dice.choice((0.0, 1.0, 4.0)))
+            self._stand_still(connection, self._dice.choice((0.0, 1.0, 4.0, 8.0)))
             if self._dice.random() < 0.3:
                 self._process.count("left without reading")
                 return
