@@ -141,7 +141,9 @@ class _Rounds:
         """Play rounds until the time is over."""
         number = 0
         while number < LEAST_ROUNDS or self._left() > 0:
-            self._load(restarts=number % RESTARTS_EVERY == 0)
+            # The second half is one long life, in which slow growth can be seen.
+            early = number == 0 or self._left() > self._options.seconds / 2
+            self._load(restarts=early and number % RESTARTS_EVERY == 0)
             self._rest(number)
             number += 1
 

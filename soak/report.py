@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from soak.controller import Result
-from soak.flat import MIB, Figure
+from soak.flat import BYTES, MIB, Figure
 from soak.plan import KINDS
 
 __all__ = ["show"]
 
-ALWAYS = ("rss", "trimmed", "blocks", "fds", "threads")
+ALWAYS = ("rss", "heap", "blocks", "fds", "threads")
 """Figures that are always shown; of live objects only those that grow are."""
 
 
@@ -85,7 +85,7 @@ def _slopes(result: Result) -> Table:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    is_memory = figure.name in ("rss", "trimmed")
+    is_memory = figure.name in BYTES
     unit, end = (MIB, " MiB") if is_memory else (1, "")
     values = (figure.level, figure.slope, figure.error, figure.bound)
     digits = (1 if end else 0, 2, 2, 2)

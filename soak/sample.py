@@ -6,14 +6,10 @@ import ctypes
 import gc
 import os
 import sys
-import threading
 from collections import Counter
 from typing import Any
 
-__all__ = ["Sample", "of_process", "of_this_process"]
-
-Sample = dict[str, float]
-"""Figures by name; those of live objects have the name of their type."""
+__all__ = ["of_this_process"]
 
 _libc = ctypes.CDLL(None)
 
@@ -25,31 +21,44 @@ def of_this_process() -> dict[str, Any]:
     Count what is alive in this process, after a collection of garbage.
 
     ``blocks`` is the number of pieces of memory that Python has given out: an entry that is left in
-    any table, known or not, is at least one of them. ``objects`` counts the objects of Headgate's
-    own types by name.
+    any table, known or not, is at least one of them. ``heap`` is the bytes that the C library has
+    given out, to Python for what is large and to extensions for everything. ``objects`` counts the
+    objects of Headgate's own types by name.
     """
     gc.collect()
     found = Counter(_name(kind) for kind in map(type, gc.get_objects()) if _is_ours(kind))
-    figures: dict[str, Any] = {
-        **of_process(os.getpid()),
-        "blocks": sys.getallocatedblocks(),
-        "threads": threading.active_count(),
-        "objects": dict(found),
-    }
-    # What the allocator keeps for later goes back to the system; what is left is in use.
-    _libc.malloc_trim(0)
-    return figures | {"trimmed": of_process(os.getpid())["rss"]}
-
-
-def of_process(pid: int) -> Sample:
-    """Return what the system says of a process."""
-    with open(f"/proc/{pid}/statm") as file:
+    with open("/proc/self/statm") as file:
         resident = int(file.read().split()[1]) * PAGE
     return {
-        "rss": float(resident),
-        "fds": len(os.listdir(f"/proc/{pid}/fd")),
-        "tasks": len(os.listdir(f"/proc/{pid}/task")),
+        "rss": resident,
+        "heap": _heap(),
+        "blocks": sys.getallocatedblocks(),
+        "fds": len(os.listdir("/proc/self/fd")),
+        "threads": len(os.listdir("/proc/self/task")),
+        "objects": dict(found),
     }
+
+
+def _heap() -> int:
+    """Return the bytes that were taken from the C library's allocator and not given back."""
+    mallinfo = getattr(_libc, "mallinfo2", None)
+    if mallinfo is None:
+        return 0  # another C library, or an old one
+    mallinfo.restype = _MallInfo
+    figures = mallinfo()
+    return int(figures.uordblks + figures.hblkhd)
+
+
+class _MallInfo(ctypes.Structure):
+    """What `mallinfo2` returns, in glibc 2.33 and later."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
 
 
 def _is_ours(kind: type) -> bool:

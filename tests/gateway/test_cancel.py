@@ -350,11 +350,12 @@ class TestTakenAndNotBegun:
         yield go
         go.set()
 
+    @pytest.mark.parametrize("kind", ["def", "async def"])
     def test_a_deadline_in_between_leaves_it_open_whether_it_began(
-        self, rig: Rig, held_up: threading.Event
+        self, rig: Rig, held_up: threading.Event, kind: str
     ) -> None:
         """The timeout does not say that it began; its fate is known when the thread has looked."""
-        client = rig.client(rig.gateway({"ACME/echo": rig.ECHO}))
+        client = rig.client(rig.gateway({"ACME/echo": rig.ECHO.replace("def", kind)}))
         request = client.request("ACME", "echo", timeout=0.05)
         error = request.getError()
         assert isinstance(error, RequestTimeout)

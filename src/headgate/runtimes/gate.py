@@ -151,10 +151,8 @@ class Gate:
             # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
             self._hung.add(invocation)
             self.lane.lend()
-            if not invocation.started_at:
-                # A thread has just taken it, and may yet find that it is too late to begin.
-                return Fate.UNKNOWN
-        return Fate.STILL_RUNNING
+        # What was taken a moment ago and has not begun may yet find that it is too late for that.
+        return Fate.STILL_RUNNING if invocation.started_at else Fate.UNKNOWN
 
     def holders(self, invocation: Invocation) -> list[Invocation]:
         """Return who holds the places that an invocation waits for; empty if one is free."""
