@@ -8,6 +8,7 @@ into what is inside, as a bug would.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 __all__ = ["FAULTS", "VARIABLE", "plant"]
@@ -59,10 +60,10 @@ def _lost_answer() -> None:
     """The gateway forgets one answer in a thousand."""
     from headgate.wire.session import Session
 
-    result = Session.result
+    result, number_of = Session.result, count(1)
 
     def forgetful(self: Session, number: int, payload: bytes) -> None:
-        if number % 1000 != 999:
+        if next(number_of) % 1000:
             result(self, number, payload)
 
     Session.result = forgetful  # type: ignore[method-assign]
@@ -79,10 +80,10 @@ def _runs_twice() -> None:
     """The gateway runs one request in a thousand twice."""
     from headgate.runtimes import execute, thread
 
-    once, count = execute.execute, iter(range(10**9))
+    once, number_of = execute.execute, count(1)
 
     def twice(*args: Any) -> Any:
-        if next(count) % 1000 == 999:
+        if next(number_of) % 1000 == 0:
             once(*args)
         return once(*args)
 

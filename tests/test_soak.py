@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -76,6 +77,7 @@ class Books:
         fate: str = "finished",
         life: int = 1,
         overdue: float = 0.0,
+        waited: float = 0.0,
     ) -> None:
         """Book a request that ended so, and what its handler wrote."""
         number = next(self._numbers)
@@ -91,7 +93,7 @@ class Books:
             FATES.index(fate),
             bytes.fromhex(identity),
             0.0,
-            0.0,
+            time.monotonic() + waited,
             1e12 - overdue,
         )
         with open(self._folder / "ledger-1", "ab") as file:
@@ -125,7 +127,8 @@ class TestAccount:
             ("the handler did not return", "ok", [], {"life": 0}),
             ("is False, and the handler ran", "connection_lost", [1], {"started": False}),
             ("is True, and the handler did not run", "timeout", [], {"fate": "unknown"}),
-            ("an answer was lost", "timeout", [1, 2], {}),
+            ("an answer was lost", "timeout", [1, 2], {"waited": 10.0}),
+            ("an answer was lost", "connection_lost", [1, 2], {"waited": 10.0}),
             ("began after the deadline", "timeout", [1], {"overdue": 1e12, "fate": "unknown"}),
             ("fate is 'not started', and", "cancelled", [1, 2], {"fate": "not started"}),
             ("fate is 'finished', and", "cancelled", [1], {}),
