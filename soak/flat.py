@@ -39,7 +39,10 @@ LEAST_BLOCKS = 1500.0
 """Pieces of memory by which it may seem to grow: caches fill, and lists keep room for more."""
 
 LEAST_COUNT = 2.0
-"""The same for descriptors, threads and live objects of one type."""
+"""The same for descriptors and threads."""
+
+LEAST_OBJECTS = 20.0
+"""The same for live objects of one type: threads that wait may hold what they did last."""
 
 OF_CUTS = 0.01
 """What leaks less than once in a hundred cuts is not told from noise in descriptors and objects."""
@@ -115,7 +118,8 @@ def _bound(name: str, minutes: float, cuts: float) -> float:
         return (LEAST_HEAP if name == "heap" else MOST_RSS) / minutes
     if name == "blocks":
         return max(BLOCKS_OF_CUTS * cuts, LEAST_BLOCKS / minutes)
-    return max(OF_CUTS * cuts, LEAST_COUNT / minutes)
+    least = LEAST_COUNT if name in ("fds", "threads") else LEAST_OBJECTS
+    return max(OF_CUTS * cuts, least / minutes)
 
 
 def _warm(points: list[Point]) -> list[Point]:
