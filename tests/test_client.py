@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from conftest import Rig
 
+
 class Peerless:
     """A transport whose socket is not connected any more."""
 

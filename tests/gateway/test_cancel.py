@@ -375,7 +375,6 @@ class TestTakenAndNotBegun:
         held_up.set()
         assert request.wait_fate(10) == Fate.FINISHED
 
-
     def test_a_task_that_is_cancelled_before_its_first_step_is_over_too(
         self, rig: Rig, held_up: threading.Event
     ) -> None:
