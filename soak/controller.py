@@ -27,7 +27,7 @@ ROUND = 20.0
 
 LEAST_ROUNDS = 4
 
-RESTARTS_EVERY = 6
+RESTARTS_EVERY = 3
 """Rounds from one with restarts of the gateway to the next."""
 
 EDIT_EVERY = 1.5

@@ -24,12 +24,11 @@ BYTES = frozenset({"rss", "heap"})
 SURE = 3.0
 """Standard errors by which a slope must be above its bound to count."""
 
-MOST_RSS = 32 * MIB
+MOST_RSS = 16 * MIB
 """
-Resident bytes by which a process may grow in the time that was measured. The C library keeps an
-arena for each few threads and does not give back what lies between things that live, so this goes
-up for minutes after a start while `heap` and `blocks`, what is really in use, are flat. They find
-leaks; this finds what they do not see, such as mapped files.
+Resident bytes by which a process may grow in the time that was measured: what the C library keeps
+between things that live. `heap` and `blocks` find smaller leaks; this finds what they do not see,
+such as mapped files.
 """
 
 LEAST_HEAP = 4 * MIB
