@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from soak import journal, ledger
+from soak import journal
 from soak.gateway import Life
 from soak.journal import Event
-from soak.ledger import Row
+from soak.rows import Row, read
 
 __all__ = ["Account"]
 
@@ -81,7 +81,7 @@ class Account:
     def problems(self) -> list[str]:
         """Check everything; return what is wrong, in words."""
         rows_by_process: dict[int, list[Row]] = {process: [] for process in self._made}
-        for row in ledger.read(self._folder):
+        for row in read(self._folder):
             rows_by_process[row.process].append(row)
         for process, rows in rows_by_process.items():
             runs = self._runs_of(process)

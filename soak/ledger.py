@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from headgate import Request
 from headgate.errors import HandlerError, RequestError
 from soak.payloads import differs
-from soak.plan import KINDS, Kind, Order, Setup
+from soak.plan import KINDS, Order, Setup
+from soak.rows import CODES, FATES, ROW, STARTED
 
-__all__ = ["CODES", "FATES", "ROW", "STARTED", "Entry", "Ledger", "Row", "read"]
+__all__ = ["GRACE", "Entry", "Ledger"]
 
 SWEEP = 0.1
 """Seconds between two looks at what is open."""
@@ -30,17 +29,6 @@ FATE_WAIT = 1.5
 
 MOST_PROBLEMS = 100
 
-CODES = (
-    *("ok", "timeout", "cancelled", "project_not_found", "handler_not_found", "client_not_found"),
-    *("denied", "unreachable", "connection_lost", "overloaded", "deadlock", "payload", "killed"),
-    *("handler_error", "error", "never"),
-)
-"""How a request can end; ``never`` if it did not."""
-
-STARTED = (False, True, None)
-
-FATES = ("not started", "stopped", "still running", "finished", "unknown")
-
 CUT = ("the connection broke", "the peer closed the connection", "the gateway closed it")
 """Why a connection may end in a soak; what a session complains of is none of these."""
 
@@ -48,29 +36,6 @@ OF_A_STOP = frozenset(
     {"ConnectionLost", "GatewayUnreachable", "RequestTimeout", "CancellationException"}
 )
 """What a nested request may end with when its gateway stops."""
-
-ROW = struct.Struct("<IBBBB16sddd")
-
-
-class Row(NamedTuple):
-    """A booked request."""
-
-    process: int
-    number: int
-    kind: Kind
-    code: str
-    started: bool | None
-    fate: str
-    request_id: str
-    """32 hex digits, all of them 0 if it was never sent."""
-    made: float
-    ended: float
-    deadline: float
-
-    @property
-    def name(self) -> str:
-        """What a problem calls it."""
-        return f"request {self.process}/{self.number} ({self.kind.name}, {self.code})"
 
 
 class Entry:
@@ -337,22 +302,3 @@ class Ledger(threading.Thread):
         self.reasons[reason] += 1
         proper = reason.startswith(CUT) or "the client closed" in reason or "stopped" in reason
         return "" if proper else f"a connection ended by itself: {text}"
-
-
-def read(folder: Path) -> Iterator[Row]:
-    """Read the ledgers of all processes."""
-    for file in sorted(folder.glob("ledger-*")):
-        process = int(file.name.partition("-")[2])
-        for number, kind, code, started, fate, identity, *times in ROW.iter_unpack(
-            file.read_bytes()
-        ):
-            yield Row(
-                process,
-                number,
-                KINDS[kind],
-                CODES[code],
-                STARTED[started],
-                FATES[fate],
-                identity.hex(),
-                *times,
-            )

@@ -13,6 +13,8 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from headgate import Dataset
+
 __all__ = ["Payloads", "differs"]
 
 MIB = 1024 * 1024
@@ -58,6 +60,8 @@ def differs(sent: Any, came: Any, place: str = "body") -> str:
         return next((d for n, (a, b) in pairs if (d := differs(a, b, f"{place}[{n}]"))), "")
     if isinstance(sent, dict):
         return differs(list(sent.items()), list(came.items()), f"{place}.items()")
+    if isinstance(sent, Dataset):
+        return differs(_table(sent), _table(came), place)
     if isinstance(sent, set | frozenset):
         alike = Counter(map(_typed, sent)) == Counter(map(_typed, came))
     elif isinstance(sent, str | bytes | int):
@@ -66,6 +70,11 @@ def differs(sent: Any, came: Any, place: str = "body") -> str:
         # The text has what equality leaves out: nan, the sign of 0.0, zones, trailing zeros.
         alike = repr(sent) == repr(came)
     return "" if alike else f"{place}: {sent!r:.60} came back as {came!r:.60}"
+
+
+def _table(dataset: Dataset) -> list[Any]:
+    types = [kind.__name__ for kind in dataset.getColumnTypes()]
+    return [types, dataset.to_dict()]
 
 
 def _typed(value: object) -> tuple[type, str]:
@@ -141,12 +150,18 @@ def _uuid(dice: random.Random) -> UUID:
     return UUID(int=dice.getrandbits(128))
 
 
+def _dataset(dice: random.Random) -> Dataset:
+    rows = [(_text(dice), _number(dice), None) for _ in range(dice.randint(0, 20))]
+    return Dataset(["name", "größe", "nothing"], rows, [str, int, Decimal])
+
+
 def _pair(dice: random.Random) -> tuple[Any, ...]:
     return (_number(dice), _text(dice))
 
 
 _LEAVES: list[Callable[[random.Random], Any]] = [
     *(_text, _number, _float, _date, _datetime, _time, _decimal, _uuid, _pair),
+    _dataset,
     lambda dice: None,
     lambda dice: dice.random() < 0.5,
     lambda dice: dice.randbytes(dice.randint(0, 40)),

@@ -23,9 +23,9 @@ if sys.platform.startswith("linux"):
     from soak.account import Account
     from soak.flat import Figure, Point, judge
     from soak.gateway import Life
-    from soak.ledger import CODES, FATES, ROW, STARTED
     from soak.payloads import Payloads, differs
     from soak.plan import KINDS
+    from soak.rows import CODES, FATES, ROW, STARTED
 
 pytestmark = [linux, pytest.mark.timeout(180)]
 
