@@ -49,6 +49,9 @@ OF_CUTS = 0.01
 BLOCKS_OF_CUTS = 0.2
 """The same in pieces of memory."""
 
+WARMING = 2
+"""Rests of each life that are left out."""
+
 LEAST_POINTS = 4
 """Points from which on a slope is judged."""
 
@@ -122,11 +125,11 @@ def _bound(name: str, minutes: float, cuts: float) -> float:
 
 
 def _warm(points: list[Point]) -> list[Point]:
-    """Leave out the first rest of each life: caches were empty, threads not started."""
+    """Leave out the first rests of each life: caches were empty, threads not started."""
     lives: dict[int, list[Point]] = defaultdict(list)
     for point in points:
         lives[point.life].append(point)
-    return [point for life in lives.values() for point in life[1:] if len(life) > 2]
+    return [point for life in lives.values() for point in life[WARMING:]]
 
 
 def _fit(points: list[Point]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from soak.payloads import differs
 from soak.plan import KINDS, Order, Setup
 from soak.rows import CODES, FATES, ROW, STARTED
 
-__all__ = ["GRACE", "Entry", "Ledger"]
+__all__ = ["GRACE", "MOST_PROBLEMS", "Entry", "Ledger"]
 
 SWEEP = 0.1
 """Seconds between two looks at what is open."""

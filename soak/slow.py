@@ -27,10 +27,10 @@ from websockets.uri import parse_uri
 from headgate.channel.address import Address
 from headgate.errors import HeadgateError
 from headgate.wire.codec import encode as encode_value
-from headgate.wire.frames import Batch, Call, Fault, Ping, Result, decode_batch, encode
+from headgate.wire.frames import Batch, Call, Chunk, Fault, Ping, Result, decode_batch, encode
 from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
 from headgate.wire.session import Session
-from soak.ledger import GRACE
+from soak.ledger import GRACE, MOST_PROBLEMS
 from soak.plan import Setup
 
 __all__ = ["SlowPeer", "main"]
@@ -111,6 +111,48 @@ class Connection:
             answer = handshake.receive(message, time.monotonic())
 
 
+class Answers:
+    """
+    The answers to a peer's calls, of which the large ones come in parts.
+
+    Args:
+        open_calls: Numbers of the calls; each is taken out when its answer is complete.
+        complain: Gets what is wrong.
+    """
+
+    def __init__(self, open_calls: set[int], complain: Callable[[str], None]) -> None:
+        self._open = open_calls
+        self._complain = complain
+        self._parts: dict[int, bytearray] = {}
+        self._sizes: dict[int, int] = {}
+
+    def take(self, frame: object) -> None:
+        """Take a frame."""
+        if isinstance(frame, Fault):
+            self._end(frame.id)
+        elif isinstance(frame, Result):
+            if frame.id in self._parts or frame.id not in self._open:
+                self._complain("a second answer to a call")
+                return
+            self._parts[frame.id] = bytearray(frame.payload)
+            self._sizes[frame.id] = frame.size or len(frame.payload)
+            self._look(frame.id)
+        elif isinstance(frame, Chunk) and frame.id in self._parts:
+            self._parts[frame.id] += frame.data
+            self._look(frame.id)
+
+    def _look(self, number: int) -> None:
+        if len(self._parts[number]) >= self._sizes[number]:
+            if BODY not in self._parts.pop(number):
+                self._complain("an answer without its body")
+            self._end(number)
+
+    def _end(self, number: int) -> None:
+        if number not in self._open:
+            self._complain("a second answer to a call")
+        self._open.discard(number)
+
+
 class SlowPeer(threading.Thread):
     """One peer, which connects again and again."""
 
@@ -167,18 +209,14 @@ class SlowPeer(threading.Thread):
     def _read(self, connection: Connection, asked: set[int]) -> None:
         """Read slowly until every call has its answer, each of them once."""
         pause = self._dice.choice((0.0, 0.0005, 0.002))
+        answers = Answers(asked, self._process.complain)
         while asked:
             message = connection.receive(8192 if pause else 65536)
             if message is None:
                 self._process.count("cut")
                 return
             for frame in decode_batch(message).frames:
-                if isinstance(frame, Result | Fault):
-                    if frame.id not in asked:
-                        self._process.complain(f"two answers to a call: {frame!r:.100}")
-                    asked.discard(frame.id)
-                if isinstance(frame, Result) and BODY not in frame.payload:
-                    self._process.complain("an answer without its body")
+                answers.take(frame)
             time.sleep(pause)
         self._process.count("read all")
 
@@ -211,7 +249,8 @@ class SlowProcess:
 
     def complain(self, text: str) -> None:
         """Keep a problem."""
-        self._problems.append(f"a slow peer got {text}")
+        if len(self._problems) < MOST_PROBLEMS:
+            self._problems.append(f"a slow peer got {text}")
 
     def load(self) -> dict[str, Any]:
         """Let the peers connect."""

@@ -188,12 +188,12 @@ class TestFlat:
         assert figure(values, lives=4).grows
 
     def test_a_first_rest_is_left_out(self) -> None:
-        """The first figure of a life is taken before it is warm."""
-        assert not figure([0.0, *([300_000.0] * 10)]).grows
+        """The first figures of a life are taken before it is warm."""
+        assert not figure([0.0, 200_000.0, *([300_000.0] * 10)]).grows
 
     def test_too_little_is_not_judged(self) -> None:
         """Three points are no line."""
-        found = figure([0.0, 1e6, 2e6, 3e6])
+        found = figure([n * 1e6 for n in range(5)])
         assert not found.judged
         assert not found.grows
 
