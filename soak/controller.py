@@ -25,8 +25,6 @@ __all__ = ["Options", "Result", "soak"]
 ROUND = 20.0
 """Seconds of load in a round of a long soak."""
 
-LEAST_ROUNDS = 4
-
 RESTARTS_EVERY = 3
 """Rounds from one with restarts of the gateway to the next."""
 
@@ -61,7 +59,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def round(self) -> float:
         """Seconds of load in a round."""
-        return max(1.0, min(ROUND, self.seconds / (LEAST_ROUNDS + 2)))
+        return max(1.0, min(ROUND, self.seconds / (self.rounds + 2)))
+
+    @property
+    def rounds(self) -> int:
+        """Rounds at least; the shortest soaks judge no slopes."""
+        if self.seconds < 5:
+            return 1
+        return 3 if self.seconds < 30 else 6
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -140,7 +145,7 @@ class _Rounds:
     def play(self) -> None:
         """Play rounds until the time is over."""
         number = 0
-        while number < LEAST_ROUNDS or self._left() > 0:
+        while number < self._options.rounds or self._left() > 0:
             # The second half is one long life, in which slow growth can be seen.
             early = number == 0 or self._left() > self._options.seconds / 2
             self._load(restarts=early and number % RESTARTS_EVERY == 0)
