@@ -42,6 +42,9 @@ bench: $(STAMP)  ## Headgate beside bare prototypes and its peers; writes docs/b
 bench-quick: $(STAMP)  ## a few of its rows, which must not fall under their floors; 30 seconds
 	@$(BIN)/python -m benchmarks.quick
 
+soak: $(STAMP)  ## 20 minutes of load, cut connections and restarts; every request is accounted for
+	@$(BIN)/python -m soak $(SOAK)
+
 soak-reload: $(STAMP)  ## a thousand edits of handlers while 2,000 requests a second run; 3 minutes
 	@HEADGATE_SOAK_EDITS=1000 $(BIN)/pytest -q -s tests/gateway/test_reload_under_load.py
 
@@ -52,7 +55,7 @@ build: $(STAMP)  ## the wheel, into dist/
 
 clean:  ## remove .venv and everything that was built
 	@rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find src tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	@find src tests examples benchmarks soak -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(STAMP): pyproject.toml
 	@$(or $(PYTHON),python3) -c 'import sys; v = sys.version.split()[0]; \

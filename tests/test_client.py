@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 import headgate
-from headgate.channel.local import publish_port
+from headgate.channel.client import ClientChannel
+from headgate.channel.local import publish_port, read_or_make_token
 from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -45,6 +46,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Rig
+
+
+class Peerless:
+    """A transport whose socket is not connected any more."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def get_extra_info(self, name: str) -> Any:
+        return None if name == "peername" else self._transport.get_extra_info(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
 
 ASYNC_HOLD = """
     import asyncio
@@ -524,6 +539,57 @@ class TestReconnecting:
             rig.until(lambda: len(tries) >= 3)
         self.restart(rig, hub)
         rig.until(lambda: client.connected)
+        assert client.request("ACME", "echo", 1).get() == 1
+
+    def test_a_silent_listener_does_not_end_the_tries(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A try that gets no answer to its login is given up after a time, and the next follows."""
+        monkeypatch.setattr("headgate.channel.client.HANDSHAKE_SECONDS", 0.05)
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client, port = rig.client(hub), hub.port
+        hub.stop()
+        publish_port(port, hub.data)  # as after a kill
+        with socket.create_server(("127.0.0.1", port)) as silent:
+            silent.settimeout(10)
+            accepted = [silent.accept()[0] for _ in range(2)]
+        for connection in accepted:
+            connection.close()
+        monkeypatch.undo()
+        self.restart(rig, hub)
+        rig.until(lambda: client.connected)
+        assert client.request("ACME", "echo", 1).get() == 1
+
+    def test_a_silent_listener_is_told_as_such(
+        self, rig: Rig, headgate_home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first connection to something that never answers fails with GatewayUnreachable."""
+        monkeypatch.setattr("headgate.channel.client.HANDSHAKE_SECONDS", 0.05)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            read_or_make_token(headgate_home)
+            publish_port(port, headgate_home)
+            with pytest.raises(GatewayUnreachable, match="no answer within"):
+                headgate.connect(f"ws://127.0.0.1:{port}")
+
+    def test_a_connection_that_breaks_as_it_is_made_is_tried_again(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A socket that has lost its peer already is a failed try like any other."""
+        hub, lost = rig.gateway({"ACME/echo": rig.ECHO}), []
+        made = ClientChannel.connection_made
+
+        def without_peer(channel: ClientChannel, transport: asyncio.Transport) -> None:
+            lost.append(channel)
+            monkeypatch.setattr(ClientChannel, "connection_made", made)
+            made(channel, Peerless(transport))  # type: ignore[arg-type]
+
+        client = rig.client(hub)
+        monkeypatch.setattr(ClientChannel, "connection_made", without_peer)
+        session = client.session_id
+        hub.call(lambda: [s.close("away") for s in hub._sessions.on_this_node()])
+        rig.until(lambda: client.session_id not in ("", session))
+        assert len(lost) == 1
         assert client.request("ACME", "echo", 1).get() == 1
 
     def test_with_connect_wait_requests_wait_in_order(self, rig: Rig) -> None:

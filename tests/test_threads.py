@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -340,6 +341,21 @@ def test_a_function_that_exits_ends_nothing() -> None:
     callbacks.invoke(lambda: ran.append(1))
     callbacks.close()
     assert ran == [1]
+
+
+def test_what_has_run_is_not_kept() -> None:
+    """While it waits for the next function, the thread does not hold the last one's result."""
+    callbacks = CallbackThread("test-callbacks")
+    gone = threading.Event()
+
+    def work() -> None:
+        pass
+
+    weakref.finalize(work, gone.set)
+    callbacks.invoke(work)
+    del work
+    assert gone.wait(30)
+    callbacks.close()
 
 
 def test_close_runs_what_was_given() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from headgate.errors import HandlerError
+from headgate.errors import HandlerError, PayloadError
 from headgate.outcome import Outcome, Success
 
 __all__ = [
@@ -45,7 +45,8 @@ class Fate:
     @staticmethod
     def of_failure(error_code: str, started: bool | None) -> str:
         """Return the fate that an error implies by itself, ``UNKNOWN`` if it implies none."""
-        if error_code == HandlerError.code:
+        returned = error_code == PayloadError.code and started
+        if error_code == HandlerError.code or returned:
             return Fate.FINISHED
         return Fate.NOT_STARTED if started is False else Fate.UNKNOWN
 

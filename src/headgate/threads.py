@@ -294,6 +294,8 @@ class CallbackThread:
             function = self._work.get()
             if function is not None:
                 self._call(function)
+            # A handle hangs on it, and a result on that: not for as long as nothing follows.
+            del function
 
     def _ended(self) -> bool:
         """End the thread if nothing is left; what comes after the close starts another one."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import headgate
 from headgate.errors import CancellationException, Overloaded, RequestTimeout
+from headgate.invocation import Fate, Invocation
+from headgate.outcome import Outcome
+from headgate.runtimes.gate import begin
 from headgate.scope import Scope
 
 if TYPE_CHECKING:
@@ -329,6 +332,67 @@ class TestTimeout:
         assert handle.wait_fate(5) == "finished"
         assert isinstance(handle.getError(), RequestTimeout)
         assert handle.block() is False
+
+
+class TestTakenAndNotBegun:
+    """A thread, or a loop, has taken it out of the queue and has not begun it yet."""
+
+    @pytest.fixture
+    def held_up(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+        """Set, it lets threads go on that have taken an invocation."""
+        go = threading.Event()
+
+        def late(invocation: Invocation) -> Outcome | None:
+            assert go.wait(20)
+            return begin(invocation)
+
+        monkeypatch.setattr("headgate.runtimes.thread.begin", late)
+        yield go
+        go.set()
+
+    @pytest.mark.parametrize("kind", ["def", "async def"])
+    def test_a_deadline_in_between_leaves_it_open_whether_it_began(
+        self, rig: Rig, held_up: threading.Event, kind: str
+    ) -> None:
+        """The timeout does not say that it began; its fate is known when the thread has looked."""
+        client = rig.client(rig.gateway({"ACME/echo": rig.ECHO.replace("def", kind)}))
+        request = client.request("ACME", "echo", timeout=0.05)
+        error = request.getError()
+        assert isinstance(error, RequestTimeout)
+        assert error.started is None
+        assert request.fate == Fate.UNKNOWN
+        held_up.set()
+        assert request.wait_fate(10) == Fate.NOT_STARTED
+
+    def test_what_is_cancelled_in_between_runs(self, rig: Rig, held_up: threading.Event) -> None:
+        """It is not known at once that it will run; when it has, its fate is that it finished."""
+        hub = rig.gateway({"ACME/echo": rig.ECHO})
+        client = rig.client(hub)
+        request = client.request("ACME", "echo")
+        rig.until(lambda: hub.stats()["handlers_running"])
+        assert request.cancel()
+        assert request.started is None
+        held_up.set()
+        assert request.wait_fate(10) == Fate.FINISHED
+
+    def test_a_task_that_is_cancelled_before_its_first_step_is_over_too(
+        self, rig: Rig, held_up: threading.Event
+    ) -> None:
+        """It gives its place back, and its fate is told."""
+        hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
+        client = rig.client(hub)
+        request = client.request("ACME", "hold")
+
+        def taken() -> bool:
+            stats = hub.stats()
+            return stats["handlers_under_way"] == 1 and stats["handlers_queued"] == 0
+
+        rig.until(taken)
+        assert request.cancel()
+        rig.until(lambda: hub.stats()["open"] == 0)
+        held_up.set()
+        assert request.wait_fate(10) == Fate.STOPPED
+        rig.until(lambda: hub.stats()["handlers_under_way"] == 0)
 
 
 class TestCallerGone:

@@ -442,6 +442,8 @@ def test_a_cancel_that_crosses_the_answer() -> None:
     ("code", "started", "fates"),
     [
         ("handler_error", True, [Fate.FINISHED]),
+        ("payload", True, [Fate.FINISHED]),
+        ("payload", False, [Fate.NOT_STARTED]),
         ("overloaded", False, [Fate.NOT_STARTED]),
         ("timeout", True, []),
         ("killed", None, []),

@@ -44,7 +44,11 @@ class ClientChannel(Channel):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._handshake = self._login(address_of(transport.get_extra_info("peername")))
+        peer = transport.get_extra_info("peername")
+        if peer is None:
+            self._give_up(GatewayUnreachable("The connection broke as soon as it was made"))
+            return
+        self._handshake = self._login(address_of(peer))
         self._core.send_request(self._core.connect())
         self._write()
 
@@ -140,6 +144,8 @@ async def open_channel(
         channel.abort("the client gave up")
         raise
     finally:
-        if not channel.opened.done() or channel.opened.exception() is not None:
+        if channel.session is None:
+            # What comes of the login now is nobody's concern any more.
+            channel.opened.cancel()
             channel.abort("the login failed")
     return channel

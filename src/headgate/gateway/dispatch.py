@@ -312,8 +312,12 @@ def _escaped(value: str) -> str:
 
 
 def _fate(outcome: Outcome) -> str:
-    interrupted = isinstance(outcome, Failure) and isinstance(outcome.error, CancellationException)
-    return Fate.STOPPED if interrupted else Fate.FINISHED
+    if isinstance(outcome, Failure):
+        if outcome.error.started is False:
+            return Fate.NOT_STARTED
+        if isinstance(outcome.error, CancellationException):
+            return Fate.STOPPED
+    return Fate.FINISHED
 
 
 def _too_long(invocation: Invocation) -> DeadlockError:

@@ -155,7 +155,8 @@ class Gate:
             # The thread cannot be stopped. It counts as hung until it returns, and lends its place.
             self._hung.add(invocation)
             self.lane.lend()
-        return Fate.STILL_RUNNING
+        # What was taken a moment ago and has not begun may yet find that it is too late for that.
+        return Fate.STILL_RUNNING if invocation.started_at else Fate.UNKNOWN
 
     def renew(self, handler: Runnable, *, concurrency: int | None, places: int) -> None:
         """

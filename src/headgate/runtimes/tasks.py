@@ -213,4 +213,5 @@ class TaskLoop:
     def _cancel(self, invocation: Invocation) -> None:
         task = self._tasks.get(invocation)
         if task is not None:
-            task.cancel()
+            # Not in this turn: a task that is cancelled before its first step never ends as one.
+            task.get_loop().call_soon(task.cancel)

@@ -1,0 +1,6 @@
+from soak import journal
+
+
+def handleMessage(payload, context):
+    with journal.running(payload, context):
+        pass
