@@ -30,6 +30,7 @@ SCRIPTS = {
 PAYLOADS = {
     "one value": f"bytes({DEFAULT.max_bytes - 64})",
     "some values": "[bytes(1 << 20)] * 63",
+    "many members": '[{"number": n, "text": "x" * 180} for n in range(300_000)]',
 }
 """Python expressions of large payloads; each is encoded by the client and by a handler."""
 
