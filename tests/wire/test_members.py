@@ -15,7 +15,7 @@ from uuid import UUID
 
 import numpy
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_codec import carried
 
@@ -72,6 +72,7 @@ MAKE: dict[str, Callable[[int], Any]] = {
     ),
     st.integers(0, 8_000),
 )
+@example([("bytes", 255), ("tuple", 255), ("bytes", 255), ("tuple", 70_000)], 0)
 @settings(max_examples=25, deadline=None)
 def test_wherever_a_step_ends(parts: list[tuple[str, int]], offset: int) -> None:
     """Values of every size, beside each other and across the places where the count pauses."""
@@ -79,6 +80,7 @@ def test_wherever_a_step_ends(parts: list[tuple[str, int]], offset: int) -> None
     value = {"offset": "x" * offset, "values": [values, {"again": values}]}
     data = encode(value, limits=Limits(max_members=MANY))
     assert count_members(data, MANY) == members(value)
+    assert count_members(memoryview(bytearray(data)), MANY) == members(value)
 
 
 def test_headers_longer_than_needed() -> None:

@@ -15,6 +15,8 @@ import struct
 from functools import cache
 from typing import Final
 
+from headgate.wire.extensions import ARRAY, DATASET, FROZENSET, SET, TUPLE
+
 __all__ = ["count_members"]
 
 _NARROW: Final = 4 * 1024
@@ -31,6 +33,9 @@ _LONG: Final = {0xDA: 2, 0xDB: 4, 0xC5: 2, 0xC6: 4, 0xC8: 2, 0xC9: 4}
 
 _EXTENSIONS: Final = (0xC8, 0xC9)
 """Those of them with a byte for the type."""
+
+_COUNTED_INSIDE: Final = (TUPLE, SET, FROZENSET, DATASET, ARRAY)
+"""Types of extensions that have an array in them, whose members count."""
 
 _TWO_DIGITS: Final = (0xDC, 0xDE)
 """Headers of containers with two bytes of length; the other long ones have four."""
@@ -74,7 +79,11 @@ def _after_long(data: bytes | memoryview, at: int) -> int:
     while at < len(data) and (digits := _LONG.get(data[at])) is not None:
         start = at + 1 + digits
         size = int.from_bytes(data[at + 1 : start], "big")
-        at = start + size + (data[at] in _EXTENSIONS)
+        if data[at] in _EXTENSIONS:
+            if start < len(data) and data[start] in _COUNTED_INSIDE:
+                return start + 1
+            start += 1
+        at = start + size
         if size < 256:
             break  # the next ones are read faster by the expression
     return at
@@ -111,9 +120,7 @@ def _headers() -> re.Pattern[bytes]:
     Each match skips scalars, then takes headers of one kind, or all the rest if it can read none:
     that is the last match of a step. Every quantifier is possessive, so nothing is read twice.
     """
-    inside = (
-        rb"[\x03-\x05\x0c\x0d]"  # tuple, set, frozenset, Dataset, array: the array in it counts
-    )
+    inside = b"[%b]" % b"".join(map(_byte, _COUNTED_INSIDE))
     scalars = (
         rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]++",  # small integers, nil, false, true
         rb"(?:\xcb.{8})++",  # float
