@@ -104,7 +104,7 @@ class TestLimits:
 
     def test_bytes(self) -> None:
         """A table is refused before sending if it is too large."""
-        with pytest.raises(PayloadError, match="100 may be sent"):
+        with pytest.raises(PayloadError, match="more than the 100 that may be sent"):
             encode(Dataset(["a"], [["x" * 100]]), limits=Limits(max_bytes=100))
 
 

@@ -35,7 +35,7 @@ def test_slices_of_any_size(values: list[Any], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "SLICE", size)
         patch.setattr(writing, "_MANY", 1)
-        patch.setattr(writing, "is_large", lambda value: type(value) in (list, dict))
+        patch.setattr(writing, "is_large", lambda value, levels=3: type(value) in (list, dict))
         for value in (values, {str(index): item for index, item in enumerate(values)}):
             sliced = write_sliced(value, DEFAULT)
             assert sliced is None or sliced == encode(value)
