@@ -47,15 +47,15 @@ def accompanied(served: Served, target: Callable[..., None], *arguments: Any) ->
     Raises:
         RuntimeError: They did not stay, so nobody knows beside whom something was measured.
     """
-    before = _open_files(served.pid)
+    before = _connections(served.pid)
     with child(target, served.address, *arguments):
-        present = _open_files(served.pid)
+        present = _connections(served.pid)
         yield
-        lost = present - _open_files(served.pid)
+        lost = present - _connections(served.pid)
         if lost > 0:
             raise RuntimeError(f"{lost} other clients lost the gateway: this machine is too busy")
     end = time.monotonic() + 60
-    while _open_files(served.pid) > before:
+    while _connections(served.pid) > before:
         if time.monotonic() > end:
             raise RuntimeError("the gateway keeps connections of clients that are gone")
         time.sleep(0.01)
@@ -109,8 +109,13 @@ def _resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _open_files(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def _connections(pid: int) -> int:
+    """Count the sockets of a process; it has other files that come and go."""
+    folder, count = f"/proc/{pid}/fd", 0
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(f"{folder}/{name}").startswith("socket:")
+    return count
 
 
 def _give_way() -> None:

@@ -76,7 +76,9 @@ def test_a_run_that_has_returned_does_not_hang(yard: Yard, returned: bool) -> No
         begun.release()
         go.wait(20)
 
-    gate = yard.on_loop(yard.runtime.endpoint, Handler(handle))
+    handler = Handler(handle)
+    yard.on_loop(yard.runtime.exchange, {handler.name: handler})
+    gate = yard.runtime.endpoints[handler.name]
     invocations = [yard.start(gate) for _ in range(MOST_ABANDONED)]
     for _ in invocations:
         assert begun.acquire(timeout=20)
