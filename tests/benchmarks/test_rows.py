@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -54,9 +55,9 @@ def stay(announce: Announce, address: str) -> None:
 def test_company_that_is_lost() -> None:
     """A figure does not count if those beside whom it was measured are not there any more."""
     mine = Served("", os.getpid())
-    connection = os.open(os.devnull, os.O_RDONLY)
+    connection = socket.socket()
     with pytest.raises(RuntimeError, match="1 other clients lost"), accompanied(mine, stay):
-        os.close(connection)
+        connection.close()
 
 
 def test_keys() -> None:
