@@ -565,17 +565,32 @@ def _implied_fate(outcome: Outcome) -> str:
     return Fate.of_failure(outcome.error.code, outcome.error.started)
 
 
+_elsewhere: dict[asyncio.AbstractEventLoop, list[Future[None]]] = {}
+"""Futures of other threads' event loops that are to be set; each loop is woken for the first."""
+
+
 def _wake_elsewhere(loop: asyncio.AbstractEventLoop, future: Future[None]) -> None:
+    with _lock:
+        waiting = _elsewhere.get(loop)
+        if waiting is not None:
+            waiting.append(future)
+            return
+        _elsewhere[loop] = [future]
     try:
-        loop.call_soon_threadsafe(_set, future)
+        loop.call_soon_threadsafe(_set_waiting, loop)
     except RuntimeError:
+        with _lock:
+            _elsewhere.pop(loop, None)
         # The loop was closed while the coroutine waited: nobody is left to be woken.
         logger.debug("The event loop that awaited a request is closed")
 
 
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _set_waiting(loop: asyncio.AbstractEventLoop) -> None:
+    with _lock:
+        waiting = _elsewhere.pop(loop)
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
 
 
 def _require_callable(function: Callback | None, name: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -71,6 +73,9 @@ class Channel(asyncio.Protocol, ABC):
         core: websockets' state machine of this end.
     """
 
+    turn_events: float = math.inf
+    """Frames of the peer that are acted on in one turn of the event loop."""
+
     def __init__(self, core: WebSocketCore) -> None:
         self._core = core
         self._on_events: Events = _ignore_events
@@ -84,6 +89,9 @@ class Channel(asyncio.Protocol, ABC):
         self._paused = False
         self._owes_pong = False
         self._reading = True
+        self._acted = 0
+        self._going_on = False
+        self._postponed: deque[bytes | list[Event]] = deque()
         self._written = 0
         self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -106,6 +114,8 @@ class Channel(asyncio.Protocol, ABC):
         if not events and self.session is not None:
             # A part of a message is a sign of life, too: on a slow line it takes its time.
             self.session.excuse_silence(monotonic())
+        if not self._postponed:
+            self._acted = 0
         for event in events:
             if type(event) is Frame:
                 self._frame_received(event)
@@ -127,6 +137,7 @@ class Channel(asyncio.Protocol, ABC):
             if timer is not None:
                 timer.cancel()
         self.transport = None
+        self._postponed.clear()
         session = self.session
         if session is not None:
             text = f"the connection broke ({exc})" if exc else "the peer closed the connection"
@@ -217,6 +228,8 @@ class Channel(asyncio.Protocol, ABC):
             self.transport.pause_reading()
 
     def _read_again(self) -> None:
+        if self._postponed:
+            return
         self._owes_pong = False
         if not self._reading and self.transport is not None and not self.transport.is_closing():
             self._reading = True
@@ -245,23 +258,61 @@ class Channel(asyncio.Protocol, ABC):
                 self._fail(RemoteProtocolError(f"A greeting has at most {MAX_GREETING} bytes"))
             else:
                 self._greeting_received(message)
-            return
+        elif self._postponed:
+            self._postponed.append(message)
+        else:
+            self._take(session, message)
+
+    def _take(self, session: Session, message: bytes) -> None:
         try:
             events = session.receive(message, monotonic())
         except RemoteProtocolError as error:
             self._fail(error)
-            return
+        else:
+            self._act(session, events)
+
+    def _act(self, session: Session, events: list[Event]) -> None:
+        """Act on as many events as this turn has room for, and leave the rest to the next one."""
+        if self._acted + len(events) > self.turn_events:
+            room = int(self.turn_events) - self._acted
+            self._postponed.appendleft(events[room:])
+            events = events[:room]
+            self._stop_reading()
+            self._go_on_soon()
+        self._acted += len(events)
         if events:
             self._on_events(self, events)
-        if session.state is State.CLOSING:
+        if session.state is State.CLOSING and not self._postponed:
             self.close("the peer said good-bye")
         elif session.has_data:
             self.flush_soon()
             if self._paused and session.is_crowded:
                 self._stop_reading()
 
+    def _go_on(self) -> None:
+        """Act on what was left over from the turn before; others have had theirs meanwhile."""
+        self._going_on = False
+        self._acted = 0
+        session, postponed = self.session, self._postponed
+        while session is not None and postponed and self._acted < self.turn_events:
+            item = postponed.popleft()
+            if isinstance(item, bytes):
+                self._take(session, item)
+            else:
+                self._act(session, item)
+        if postponed:
+            self._go_on_soon()
+        elif session is not None and not (self._paused and session.is_crowded):
+            self._read_again()
+
+    def _go_on_soon(self) -> None:
+        if not self._going_on:
+            self._going_on = True
+            self.loop.call_soon(self._go_on)
+
     def _fail(self, error: RemoteProtocolError) -> None:
         """The peer broke a rule: say so in the closing handshake and close."""
+        self._postponed.clear()
         logger.warning("A connection is closed: %s", error)
         self._reason = str(error)
         if self._core.state is WebSocketState.OPEN:

@@ -55,8 +55,14 @@ class Door(Protocol):
         """Answer a plain HTTP request."""
 
 
+TURN_FRAMES = 128
+"""Frames of one session that are acted on in one turn of the event loop."""
+
+
 class ServerChannel(Channel):
     """The gateway's end of a channel, from the first byte of the connection on."""
+
+    turn_events = TURN_FRAMES
 
     _core: ServerProtocol
 
