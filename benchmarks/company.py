@@ -124,4 +124,4 @@ def _give_way() -> None:
 
     What is compared is what the gateway makes of them, not what the system's scheduler does.
     """
-    os.nice(10)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
 from headgate import Client
+from headgate.channel.server import TURN_FRAMES
+from headgate.invocation import Caller
+from headgate.security.policy import Action, OwnerPolicy
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -165,3 +169,50 @@ class TestAHandlersOwnLimit:
         """Dedicated is strictly in order, whoever asks."""
         order = self.order_of(rig, 'threading="Dedicated"')
         assert order == ["hold", *range(50), "quiet", "last"]
+
+
+class Turns(OwnerPolicy):
+    """Counts what the gateway takes in each turn of its event loop."""
+
+    def __init__(self) -> None:
+        self.taken = [0]
+
+    def authorise(self, caller: Caller, action: Action, project: str, handler: str) -> None:
+        super().authorise(caller, action, project, handler)
+        if project == "ACME":
+            if self.taken == [0]:
+                asyncio.get_running_loop().call_soon(self._turn)
+            self.taken[-1] += 1
+
+    def _turn(self) -> None:
+        self.taken.append(0)
+        if len(self.taken) < 100_000:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
+class TestTheEventLoop:
+    def test_a_few_frames_of_a_session_in_one_turn(self, rig: Rig) -> None:
+        """However much a client sends at once, others have their turns in between."""
+        policy = Turns()
+        hub = rig.gateway({"ACME/note": NOTE.format(settings="")}, policy=policy)
+        hub.globals["order"] = []
+        handles = crowd(rig.client(hub), "note", 3000)
+        for handle in handles:
+            handle.get()
+        policy.taken.extend([0] * 100_000)
+        assert sum(policy.taken) == 3000
+        # Between two counted turns a rest and a new read may lie.
+        assert max(policy.taken) <= 2 * TURN_FRAMES
+        assert sorted(hub.globals["order"]) == list(range(3000))
+
+    def test_a_client_that_goes_in_the_middle(self, rig: Rig) -> None:
+        """What of its calls had no turn yet is not run, and nothing is left of them."""
+        hub = rig.gateway({"ACME/hold": rig.HOLD})
+        client = rig.client(hub)
+        handles = crowd(client, "hold", 3000)
+        hub.globals["running"].get(timeout=5)
+        client.close()
+        rig.until(lambda: hub.stats()["sessions"] == 0)
+        hub.globals["go"].set()
+        assert not any(handle.block() for handle in handles)
+        rig.until(lambda: hub.stats()["open"] == hub.stats()["handlers_under_way"] == 0)

@@ -102,7 +102,8 @@ class ClientSession:
     def lost(self, channel: Channel, reason: str) -> None:
         """Stop what the client asked for: nobody waits for it any more."""
         _, serving = self._session.close()
-        for invocation in serving:
+        # What is no invocation yet had no turn, and gets none.
+        for invocation in (each for each in serving if isinstance(each, Invocation)):
             error = CancellationException(f"The caller is gone: {reason}")
             self._switchboard.stop_invocation(invocation, error)
 

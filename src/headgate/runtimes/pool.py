@@ -26,7 +26,7 @@ logger = logging.getLogger("headgate.runtimes")
 PATROL_SECONDS = 0.001
 """Seconds between two looks at a queue in which something waits while threads are busy."""
 
-STAGED = 128
+STAGED = 16
 """Invocations that stand before a thread at most, while those of several sessions wait."""
 
 STAGED_IF_SLOW = 1
