@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, time, timezone
 from types import NoneType
-from typing import Any, Final
+from typing import Any
 
-from headgate.scalars import SCALARS, plain
+from headgate.scalars import NAMES, plain
 
 __all__ = ["Dataset", "Row", "as_document"]
-
-_NAMES: Final = {kind: name for name, kind in SCALARS.items()}
 
 Types = Mapping[str, type | None] | Iterable[type | None] | None
 """The types of columns, by name or in order; None is for one that the values tell."""
@@ -197,7 +195,7 @@ class Dataset:
 
     def __repr__(self) -> str:
         columns = ", ".join(
-            f"{name} {_NAMES[kind]}" for name, kind in zip(self._names, self._types, strict=True)
+            f"{name} {NAMES[kind]}" for name, kind in zip(self._names, self._types, strict=True)
         )
         return f"<Dataset of {self.rowCount} rows: {columns or 'no column'}>"
 
@@ -222,7 +220,7 @@ def as_document(table: Dataset) -> dict[str, Any]:
     ``{"columns": [{"name": …, "type": …}], "rows": [[…]]}``; the values are as they are.
     """
     columns = [
-        {"name": name, "type": _NAMES[kind]}
+        {"name": name, "type": NAMES[kind]}
         for name, kind in zip(table._names, table._types, strict=True)
     ]
     return {"columns": columns, "rows": list(map(list, zip(*table._columns, strict=True)))}
@@ -264,10 +262,10 @@ def _declared(names: list[str], types: Types) -> list[type | None]:
     if len(declared) != len(names):
         raise ValueError(f"{len(declared)} types are given for {len(names)} columns")
     for name, kind in zip(names, declared, strict=True):
-        if kind is not None and kind not in _NAMES:
+        if kind is not None and kind not in NAMES:
             raise TypeError(
                 f"column {name!r} cannot be of type {kind!r}: write a class, one of "
-                f"{', '.join(each.__name__ for each in _NAMES)}"
+                f"{', '.join(each.__name__ for each in NAMES)}"
             )
     return declared
 
@@ -277,7 +275,7 @@ def _typed(
 ) -> tuple[type, tuple[Any, ...]]:
     """Give a column's type and its values, each of that type or None."""
     found = set(map(type, values)) - {NoneType}
-    if not found <= _NAMES.keys() or not found.isdisjoint((datetime, time)):
+    if not found <= NAMES.keys() or not found.isdisjoint((datetime, time)):
         values = _plain(name, values)
         found = set(map(type, values)) - {NoneType}
     kind = declared or _common(found, values)
@@ -286,7 +284,7 @@ def _typed(
         found = found - {int}
     if not found <= {kind}:
         at = next(at for at, value in enumerate(values) if type(value) not in (kind, NoneType))
-        raise _wrong(name, at, values[at], f"the column is of type {_NAMES[kind]}")
+        raise _wrong(name, at, values[at], f"the column is of type {NAMES[kind]}")
     return kind, values
 
 
@@ -299,7 +297,7 @@ def _common(found: set[type], values: tuple[Any, ...]) -> type:
 
 def _plain(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     zones = {type(getattr(value, "tzinfo", None)) for value in values}
-    if zones <= {NoneType, timezone} and _NAMES.keys() >= set(map(type, values)):
+    if zones <= {NoneType, timezone} and NAMES.keys() >= set(map(type, values)):
         return values
     result = []
     for at, value in enumerate(values):

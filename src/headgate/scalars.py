@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 
 __all__ = [
     "BASES",
+    "NAMES",
     "NO_STEP",
     "SCALARS",
     "ZONE_NAME",
@@ -44,6 +45,9 @@ SCALARS: Final[dict[str, type]] = {
     "UUID": UUID,
 }
 """The types of single values that are carried, by their names on the wire."""
+
+NAMES: Final = {kind: name for name, kind in SCALARS.items()}
+"""Those names, by type."""
 
 _ZONED: Final = frozenset({datetime, time})
 _FIXED: Final = frozenset(SCALARS.values()) - _ZONED

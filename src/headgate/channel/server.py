@@ -30,6 +30,13 @@ HEAD_BYTES = 16 * 1024
 LOGIN_SECONDS = 10.0
 """Seconds in which the login must be done."""
 
+TURN_FRAMES = 16
+"""
+Frames of one session that are acted on in one turn of the event loop.
+
+With more, a client that has thousands of requests in flight is hardly faster, and the others wait.
+"""
+
 
 class Door(Protocol):
     """What the port needs of the gateway behind it."""
@@ -53,14 +60,6 @@ class Door(Protocol):
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
         """Answer a plain HTTP request."""
-
-
-TURN_FRAMES = 16
-"""
-Frames of one session that are acted on in one turn of the event loop.
-
-With more, a client that has thousands of requests in flight is hardly faster, and the others wait.
-"""
 
 
 class ServerChannel(Channel):

@@ -58,6 +58,7 @@ class ClientSession:
         caller, origin = self.caller, self.id
         for frame, subject, deadline in events:
             if type(frame) is Call:
+                # Written out, as in `_invocation`: a call less for each request.
                 invocation = Invocation(
                     caller,
                     frame.project,

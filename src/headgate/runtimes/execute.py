@@ -123,7 +123,7 @@ def failed(error: BaseException, invocation: Invocation) -> Failure:
 def _described(error: BaseException, invocation: Invocation) -> Failure:
     if isinstance(error, PayloadError) and error.place.startswith("result"):
         return Failure(PayloadError(error.message, place=error.place, started=True))
-    text = _sendable(_script_traceback(error))
+    text = _escaped(_script_traceback(error))
     logger.error(
         "The handler %s failed in request %s of %s\n%s",
         invocation.target,
@@ -134,7 +134,7 @@ def _described(error: BaseException, invocation: Invocation) -> Failure:
     return Failure(
         HandlerError(
             remote_type=type(error).__name__,
-            remote_message=_sendable(_text(error)[:MAX_TEXT]),
+            remote_message=_escaped(_text(error)[:MAX_TEXT]),
             remote_traceback=text,
         )
     )
@@ -147,7 +147,7 @@ def _text(error: BaseException) -> str:
         return f"(its text cannot be made: {type(problem).__name__})"
 
 
-def _sendable(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape what is not Unicode, such as undecodable bytes in the name of a file."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 

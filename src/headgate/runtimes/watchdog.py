@@ -91,7 +91,7 @@ class Watchdog:
 
     @property
     def is_resting(self) -> bool:
-        """Whether it sleeps until it is woken."""
+        """Whether it sleeps until it is woken, since nothing ran when it last looked."""
         return self._resting
 
     def wake(self) -> None:

@@ -60,7 +60,7 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     if is_large(value):
         sliced = write_sliced(value, limits)
         if sliced is not None:
-            return _sendable(sliced, root, limits)
+            return _within_limits(sliced, root, limits)
     try:
         data = packb(value, default, OPTIONS)
         if len(data) <= _CERTAINLY_FINE and limits is DEFAULT:
@@ -73,10 +73,10 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     # Each level takes a byte at least, so few bytes cannot be too deep.
     elif len(data) > limits.max_depth and not is_shallow(value, data, limits.max_depth):
         convert(value, root=root, limits=limits)
-    return _sendable(data, root, limits)
+    return _within_limits(data, root, limits)
 
 
-def _sendable(data: bytes, root: str, limits: Limits) -> bytes:
+def _within_limits(data: bytes, root: str, limits: Limits) -> bytes:
     if len(data) > limits.max_bytes:
         raise PayloadError(
             f"{root} has at least {len(data):,} bytes when encoded, more than the "

@@ -21,7 +21,7 @@ from msgspec.msgpack import Ext as ReadExt
 from ormsgpack import Ext, packb
 
 from headgate.dataset import Dataset
-from headgate.scalars import SCALARS
+from headgate.scalars import NAMES, SCALARS
 from headgate.wire.extensions import (
     DATASET,
     INT,
@@ -37,8 +37,6 @@ __all__ = ["read_dataset", "write_dataset"]
 
 _OPTIONS: Final = ormsgpack.OPT_PASSTHROUGH_BIG_INT
 
-_NAMES: Final = {kind: name for name, kind in SCALARS.items()}
-
 _Column = tuple[Any, ...]
 
 
@@ -51,7 +49,7 @@ def write_dataset(value: Dataset) -> Ext:
         column if write is None else [None if cell is None else write(cell) for cell in column]
         for column, write in zip(value._columns, map(_WRITERS.get, types), strict=True)
     ]
-    body = [names, [_NAMES[kind] for kind in types], *columns]
+    body = [names, [NAMES[kind] for kind in types], *columns]
     try:
         return Ext(DATASET, packb(body, write_int, _OPTIONS))
     except Exception:  # text with lone surrogates
