@@ -99,7 +99,7 @@ def page(results: Results) -> str:
 def figures(row: Row, found: Comparison) -> list[str]:
     """Return the cells of a row that tell what was measured."""
     if found.problem:
-        return [row.work, "not measured", row.beside_name, "", found.problem]
+        return [row.work, "not measured", row.beside_name, "", _reason(found.problem)]
     text, alone = row.unit.text, not found.beside
     judged = found.judged
     spread = f"{_number(judged.median)} ({_number(judged.lower)} to {_number(judged.upper)})"
@@ -123,6 +123,11 @@ def cells(row: Row, found: Comparison) -> list[str]:
     """Return all cells of a row."""
     bar = None if found.problem else row.bar
     return [*figures(row, found), *verdict(bar, found.judged.median if bar else 0.0)]
+
+
+def _reason(problem: str) -> str:
+    """Leave out where an error is defined and which port was free: they tell a reader nothing."""
+    return re.sub(r"^headgate\.errors\.\w+: | on ws://127\.0\.0\.1:\d+", "", problem)
 
 
 def _number(ratio: float) -> str:

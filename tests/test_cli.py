@@ -528,9 +528,9 @@ def test_reload_tells_what_came_of_it(tmp_path: Path, monkeypatch: pytest.Monkey
         (messages / "echo.py").write_text("def handleMessage(payload): return 1 +")
         result = invoke("reload")
         assert result.exit_code == 1
-        assert result.stdout.startswith("kept: P\n\nProblem with P/echo: SyntaxError")
+        assert result.stdout.startswith("kept as before: P\n\nProblem with P/echo: SyntaxError")
         assert f"{messages / 'echo.py'}:1" in result.stdout
-        assert "as it was before" in result.stdout
+        assert "until then all of P serves as it was before the change" in result.stdout
         assert json.loads(invoke("request", "P", "echo", "5", "--json").stdout) == {"result": 5}
         document = json.loads(invoke("handlers", "--json").stdout)
         assert [problem["handler"] for problem in document["problems"]] == ["echo"]

@@ -59,6 +59,15 @@ def test_page_tells_what_is_missing(results: report.Results) -> None:
     assert "reached" not in line
 
 
+def test_reason_names_no_port(results: report.Results) -> None:
+    """Of a gateway that did not answer, neither the error's module nor a port is told."""
+    problem = (
+        "headgate.errors.GatewayUnreachable: No gateway answers on ws://127.0.0.1:42835: no answer"
+    )
+    found = Comparison("grpc", problem=problem)
+    assert report.cells(ROWS["grpc"], found)[4] == "No gateway answers: no answer"
+
+
 def test_results_name_no_machine(results: report.Results) -> None:
     """Versions and processor stand in the document, no host name and no path."""
     document = results.json()

@@ -33,6 +33,14 @@ RELOAD_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 """Seconds between two looks while waiting: on Windows, Ctrl-C does not end a wait."""
 
+_RELOADED = {
+    "added": "added",
+    "changed": "changed",
+    "removed": "removed",
+    "kept": "kept as before",
+}
+"""What became of projects in a reload: as the gateway names it, and as people read it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -120,9 +128,9 @@ def reload(target: Target, *, everything: bool) -> None:
     if target.as_json:
         print_document(reloaded)
     else:
-        told = [what for what in ("added", "changed", "removed", "kept") if reloaded[what]]
+        told = [what for what in _RELOADED if reloaded[what]]
         for what in told:
-            print(f"{what}: {', '.join(reloaded[what])}")
+            print(f"{_RELOADED[what]}: {', '.join(reloaded[what])}")
         if not told:
             print("Nothing has changed.")
         print_problems(reloaded["problems"])

@@ -87,7 +87,8 @@ def print_problems(problems: Iterable[Mapping[str, Any]]) -> None:
         if problem["cure"]:
             print(f"  cure {problem['cure']}")
         if problem["kept"]:
-            print("  till then everything of it serves as it was before the change")
+            whole = f"all of {problem['project']}" if problem["project"] else "everything"
+            print(f"  until then {whole} serves as it was before the change")
     if none:
         print("\nNo problems.")
 
@@ -174,10 +175,16 @@ _STARTER = {
     "README.md": """\
 # The projects of NAME
 
-    headgate check projects                                  # what is there, and what is wrong
-    headgate run --projects projects                         # a gateway; leave it running
-    headgate request NAME hello '{"name": "Ada"}'            # in another terminal
+    # What is there, and what is wrong:
+    headgate check projects
+    # A gateway; leave it running:
+    headgate run --projects projects
+    # In another terminal:
+    headgate request NAME hello '{"name": "Ada"}'
     headgate handlers
+
+Save an edit while the gateway runs, and the next request gets it. `headgate reload` tells what is
+wrong, `headgate ps` what runs.
 
 `projects/NAME/messages/hello.py` is the message handler `hello` of the project `NAME`; each file
 there is one.

@@ -275,7 +275,7 @@ class Hosting:
         for name in (*added, *changed) if self._opened else ():
             count = len(self.hosted[name].endpoints)
             what = "loaded" if name in added else "reloaded"
-            logger.info("project %r: %s, with %d handlers", name, what, count)
+            logger.info("project %r: %s; handlers: %d", name, what, count)
         for name in removed:
             logger.info("project %r: removed", name)
         was, now = _mistakes(before), _mistakes(self.problems)
