@@ -788,7 +788,8 @@ class TestStrangeGateways:
             if session == 1:
                 calls(peer)
                 send(peer, Bye("going"))
-                time.sleep(0.3)
+                with pytest.raises(ConnectionClosed):
+                    peer.recv()
             else:
                 for call in calls(peer):
                     send(peer, Result(call.id, b"\x07"))

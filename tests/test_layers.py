@@ -35,12 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "channel": PURE | {"wire", "security", "threads"},
     "gateway": PURE | {"wire", "scope", "system", "threads", "channel"} | BELOW_GATEWAY,
     # L3: edges
-    "gui": PURE,
-    "client": PURE | {"wire", "exchange", "scope", "threads", "channel", "gui", "system"},
-    "ignition": PURE | {"gateway", "system"} | BELOW_GATEWAY,
-    "web": PURE | {"wire", "channel", "gateway"} | BELOW_GATEWAY,
-    "testing": PURE | {"wire", "channel", "gateway", "client", "system", ROOT} | BELOW_GATEWAY,
-    "cli": PURE | {"wire", "scope", "channel", "gateway", "client", "system", "testing", ROOT},
+    "client": PURE | {"wire", "exchange", "scope", "threads", "channel", "system"},
+    "cli": PURE | {"wire", "scope", "channel", "gateway", "client", "system", ROOT},
     "__main__": {"cli"},
     ROOT: PURE | {"scope", "gateway", "client", "network", "system"},
 }

@@ -1,9 +1,4 @@
-"""
-Every row of the table in docs/design.md, "The contract of the manual page": a class a row.
-
-What a row says of durable requests, streams, GUI threads, hosted handlers and ``on_disconnect`` is
-not there yet, and not tested.
-"""
+"""What Ignition's manual promises of a request, one class for each promise."""
 
 from __future__ import annotations
 

@@ -292,10 +292,8 @@ START = """
     """
 
 WHO = """
-    import time
-
     def handleMessage(payload, context):
-        time.sleep(0.1)
+        system.util.globals["go"].wait(5)
         return [context.caller.session, context.remaining() > 2]
     """
 
@@ -317,13 +315,17 @@ def test_requests_of_an_asynchronous_function(
     """They have the handler's caller and their own timeout, whatever becomes of the handler."""
     hub = plant(start=START, who=WHO)
     shared = hub.system.util.globals
-    ask = shared["ask"] = threading.Event()
+    ask, go = threading.Event(), threading.Event()
+    shared.update(ask=ask, go=go)
     if not after:
         ask.set()
+    if payload.get("wait"):
+        go.set()
     with headgate.connect(hub.url) as client:
         handle = client.system.util.sendRequestAsync("ACME", "start", payload, timeoutSec=timeout)
         handle.block()
         ask.set()
+        go.set()
         assert shared["done"].wait(5)
         assert shared["answer"] == [client.session_id, True]
         assert shared["caller"] == client.session_id
