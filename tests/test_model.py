@@ -932,7 +932,7 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
     ),
     "a broken message swallows the answers before it": (
         Session,
-        "_take_back",
+        "take_back",
         lambda self, events: None,
     ),
     "a call cancelled in its own message comes back as a frame": (

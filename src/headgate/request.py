@@ -575,20 +575,33 @@ def _wake_elsewhere(loop: asyncio.AbstractEventLoop, future: Future[None]) -> No
         if waiting is not None:
             waiting.append(future)
             return
+        # A loop that was closed before it came to its futures is gone, and they with it.
+        for closed in [each for each in _elsewhere if each.is_closed()]:
+            del _elsewhere[closed]
         _elsewhere[loop] = [future]
     try:
         loop.call_soon_threadsafe(_set_waiting, loop)
     except RuntimeError:
-        with _lock:
-            _elsewhere.pop(loop, None)
         # The loop was closed while the coroutine waited: nobody is left to be woken.
+        _take_waiting(loop)
         logger.debug("The event loop that awaited a request is closed")
+    except BaseException:
+        # A signal's handler raised here, and nobody knows whether the loop was woken.
+        loop.call_soon_threadsafe(_set_all, _take_waiting(loop))
+        raise
 
 
 def _set_waiting(loop: asyncio.AbstractEventLoop) -> None:
+    _set_all(_take_waiting(loop))
+
+
+def _take_waiting(loop: asyncio.AbstractEventLoop) -> list[Future[None]]:
     with _lock:
-        waiting = _elsewhere.pop(loop)
-    for future in waiting:
+        return _elsewhere.pop(loop, [])
+
+
+def _set_all(futures: list[Future[None]]) -> None:
+    for future in futures:
         if not future.done():
             future.set_result(None)
 

@@ -431,3 +431,25 @@ COOPERATIVE = """
         while not context.cancelled:
             time.sleep(0.001)
     """
+
+
+class TestWhileThePayloadIsDecoded:
+    def test_an_async_handler_gives_its_place_back(self, rig: Rig) -> None:
+        """A request that is cancelled while its large payload is decoded holds no place."""
+        hub = rig.gateway(
+            {
+                "ACME/count": """
+                import headgate
+                @headgate.handler(concurrency=1)
+                async def handleMessage(payload):
+                    return len(payload)
+                """
+            }
+        )
+        client = rig.client(hub)
+        large = [{"number": number} for number in range(300_000)]
+        first = client.request("ACME", "count", large)
+        rig.until(lambda: hub.stats()["handlers_running"])
+        first.cancel()
+        assert client.request("ACME", "count", [1, 2, 3]).get() == 3
+        rig.until(lambda: hub.stats()["handlers_under_way"] == 0)

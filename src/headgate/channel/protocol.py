@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -73,7 +73,7 @@ class Channel(asyncio.Protocol, ABC):
         core: websockets' state machine of this end.
     """
 
-    turn_events: float = math.inf
+    turn_frames = sys.maxsize
     """Frames of the peer that are acted on in one turn of the event loop."""
 
     def __init__(self, core: WebSocketCore) -> None:
@@ -137,7 +137,7 @@ class Channel(asyncio.Protocol, ABC):
             if timer is not None:
                 timer.cancel()
         self.transport = None
-        self._postponed.clear()
+        self._forget_postponed()
         session = self.session
         if session is not None:
             text = f"the connection broke ({exc})" if exc else "the peer closed the connection"
@@ -273,8 +273,8 @@ class Channel(asyncio.Protocol, ABC):
 
     def _act(self, session: Session, events: list[Event]) -> None:
         """Act on as many events as this turn has room for, and leave the rest to the next one."""
-        if self._acted + len(events) > self.turn_events:
-            room = int(self.turn_events) - self._acted
+        if self._acted + len(events) > self.turn_frames:
+            room = self.turn_frames - self._acted
             self._postponed.appendleft(events[room:])
             events = events[:room]
             self._stop_reading()
@@ -294,16 +294,29 @@ class Channel(asyncio.Protocol, ABC):
         self._going_on = False
         self._acted = 0
         session, postponed = self.session, self._postponed
-        while session is not None and postponed and self._acted < self.turn_events:
-            item = postponed.popleft()
-            if isinstance(item, bytes):
-                self._take(session, item)
-            else:
-                self._act(session, item)
+        try:
+            while session is not None and postponed and self._acted < self.turn_frames:
+                item = postponed.popleft()
+                if isinstance(item, bytes):
+                    self._take(session, item)
+                else:
+                    self._act(session, item)
+        except Exception:
+            logger.exception("What the peer sent could not be acted on")
+            self.abort("this side failed at what the peer sent")
+            return
         if postponed:
             self._go_on_soon()
-        elif session is not None and not (self._paused and session.is_crowded):
+        elif session is not None and not (self._paused and (self._owes_pong or session.is_crowded)):
             self._read_again()
+
+    def _forget_postponed(self) -> None:
+        """Undo what had no turn yet, so that the session's end stops what it was about, too."""
+        postponed = list(self._postponed)
+        self._postponed.clear()
+        for item in postponed:
+            if self.session is not None and not isinstance(item, bytes):
+                self.session.take_back(item)
 
     def _go_on_soon(self) -> None:
         if not self._going_on:
@@ -312,7 +325,7 @@ class Channel(asyncio.Protocol, ABC):
 
     def _fail(self, error: RemoteProtocolError) -> None:
         """The peer broke a rule: say so in the closing handshake and close."""
-        self._postponed.clear()
+        self._forget_postponed()
         logger.warning("A connection is closed: %s", error)
         self._reason = str(error)
         if self._core.state is WebSocketState.OPEN:
@@ -375,7 +388,9 @@ class Channel(asyncio.Protocol, ABC):
         if session is None or self.transport is None:
             return
         now = monotonic()
-        if not self._reading or self._is_taking():
+        # A connection that is being closed reads no more: that is no excuse for its peer.
+        paused = not self._reading and not self.transport.is_closing()
+        if paused or self._is_taking():
             session.excuse_silence(now)
         events = session.tick(now)
         if events:

@@ -65,7 +65,7 @@ class Door(Protocol):
 class ServerChannel(Channel):
     """The gateway's end of a channel, from the first byte of the connection on."""
 
-    turn_events = TURN_FRAMES
+    turn_frames = TURN_FRAMES
 
     _core: ServerProtocol
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from headgate.channel.protocol import Channel
 from headgate.channel.server import ServerChannel
 from headgate.errors import CancellationException, RequestError
-from headgate.invocation import Caller, Invocation
+from headgate.invocation import Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
 from headgate.wire.frames import Call, Cancel, Cast, Hello
@@ -80,8 +80,18 @@ class ClientSession:
                 serving[frame.id] = invocation
                 self._switchboard.deliver(invocation, frame.scope, frame.filters)
             elif isinstance(frame, Cancel):
-                error = CancellationException("The caller cancelled the request")
-                self._switchboard.stop_invocation(subject, error)
+                self._cancelled(subject)
+
+    def _cancelled(self, invocation: Invocation) -> None:
+        outcome = invocation.outcome
+        if outcome is None:
+            error = CancellationException("The caller cancelled the request")
+            self._switchboard.stop_invocation(invocation, error)
+        elif not isinstance(outcome, Failure):
+            # It ended while the cancellation waited for its turn: the result was not sent any more.
+            self.learned(invocation, Fate.FINISHED)
+        else:
+            self.learned(invocation, Fate.of_failure(outcome.error.code, outcome.error.started))
 
     def _invocation(self, frame: Call | Cast, deadline: float) -> Invocation:
         invocation = Invocation(

@@ -83,14 +83,14 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
     """Run an ``async def`` handler as a task; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
     try:
-        if len(invocation.payload) >= LARGE:
-            payload = await asyncio.to_thread(decode, invocation.payload)
-        else:
-            payload = decode(invocation.payload)
-    except PayloadError as error:
-        error.started = False
-        return Failure(error)
-    try:
+        try:
+            if len(invocation.payload) >= LARGE:
+                payload = await asyncio.to_thread(decode, invocation.payload)
+            else:
+                payload = decode(invocation.payload)
+        except PayloadError as error:
+            error.started = False
+            return Failure(error)
         if handler.takes_context:
             context = Context(invocation, report=report, time=monotonic)
             value = await handler.function(payload, context)

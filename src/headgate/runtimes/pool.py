@@ -193,8 +193,12 @@ class Pool:
 
     def _patrol(self, taken: int) -> None:
         """Wake one more thread if none has taken anything since the last look."""
-        self._ends.drain()
+        # Looked at before: what a thread then leaves untold is there for the drain.
         self._patrolling = bool(self._queue)
+        self._ends.drain()
+        if self.has_backlog:
+            self.refill()
+            self._patrolling = True
         if self._patrolling:
             self._slow = self._taken == taken
             if self._slow and self.has_backlog:

@@ -513,7 +513,7 @@ class Session:
                 else:
                     receivers[type(frame)](frame, events, now)
         except RemoteProtocolError:
-            self._take_back(events)
+            self.take_back(events)
             raise
         return self._without_withdrawn(events) if self._withdrawn else events
 
@@ -522,8 +522,12 @@ class Session:
         withdrawn, self._withdrawn = self._withdrawn, set()
         return [event for event in events if id(event[0]) not in withdrawn]
 
-    def _take_back(self, events: list[Event]) -> None:
-        """Undo a message that breaks a rule, so that `close` returns every call that it ended."""
+    def take_back(self, events: list[Event]) -> None:
+        """
+        Undo what nobody has acted on, so that `close` returns every call that it ended.
+
+        That is a message that breaks a rule, or what had no turn before the session's end.
+        """
         for frame, subject, _ in events:
             if isinstance(frame, Result | Fault):
                 self.calls[frame.id] = subject
