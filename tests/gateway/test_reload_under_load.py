@@ -224,7 +224,7 @@ async def test_edits_fail_no_request_but_of_what_was_removed(tmp_path: Path) -> 
                 stats = await client.request("@gateway", "stats")
         after = sizes(pid)
         told = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-    generations = Counter(line.split(":")[0] for line in told if "reloaded, with" in line)
+    generations = Counter(line.split(":")[0] for line in told if ": reloaded;" in line)
     report(tally, generations, before, after)
     failures = {name for name in tally.failures if name != "other/now_and_then: HandlerNotFound"}
     assert not failures
