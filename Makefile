@@ -64,5 +64,5 @@ $(STAMP): pyproject.toml
 	  $(or $(PYTHON),python3) -m venv --clear $(VENV)
 	@echo "== setting up $(VENV) with $$($(BIN)/python --version); this takes a minute the first time"
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	@$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev $(if $(CI),--group bench)
 	@touch $(VENV)/.installed $@

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import headgate.dataset
+from headgate.scalars import SCALARS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "payloads.md").read_text("utf-8")
@@ -33,6 +33,6 @@ def test_program() -> None:
 def test_types_of_columns() -> None:
     """The page and docs/protocol.md name every type that a column can have."""
     protocol = (DOCS / "protocol.md").read_text("utf-8")
-    for name in headgate.dataset.SCALARS:
+    for name in SCALARS:
         assert f"`{name}`" in protocol
         assert f"`{name}`" in TEXT or name == "null"
