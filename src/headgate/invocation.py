@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from headgate.errors import HandlerError, PayloadError
-from headgate.outcome import Outcome, Success
+from headgate.outcome import Failure, Outcome, Success
 
 __all__ = [
     "MAX_CHAIN",
@@ -41,6 +41,13 @@ class Fate:
     STILL_RUNNING = "still running"
     FINISHED = "finished"
     UNKNOWN = "unknown"
+
+    @staticmethod
+    def of(outcome: Outcome) -> str:
+        """Return the fate that an outcome implies by itself, ``UNKNOWN`` if it implies none."""
+        if not isinstance(outcome, Failure):
+            return Fate.FINISHED
+        return Fate.of_failure(outcome.error.code, outcome.error.started)
 
     @staticmethod
     def of_failure(error_code: str, started: bool | None) -> str:

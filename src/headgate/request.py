@@ -254,7 +254,7 @@ class Request(msgspec.Struct, eq=False):
         outcome = self._outcome
         if self._fate or outcome is None:
             return self._fate or Fate.UNKNOWN
-        return _implied_fate(outcome)
+        return Fate.of(outcome)
 
     @property
     def request_id(self) -> str:
@@ -400,7 +400,7 @@ class Request(msgspec.Struct, eq=False):
 
     def note_late(self, outcome: Outcome) -> None:
         """Note what an outcome that came after the end says of the handler."""
-        fate = _implied_fate(outcome)
+        fate = Fate.of(outcome)
         if fate != Fate.UNKNOWN:
             self.note_fate(fate)
 
@@ -557,12 +557,6 @@ def _beside_loop(
         then(decode)
     else:
         loop.run_in_executor(None, decode).add_done_callback(lambda done: then(done.result))
-
-
-def _implied_fate(outcome: Outcome) -> str:
-    if not isinstance(outcome, Failure):
-        return Fate.FINISHED
-    return Fate.of_failure(outcome.error.code, outcome.error.started)
 
 
 _elsewhere: dict[asyncio.AbstractEventLoop, list[Future[None]]] = {}

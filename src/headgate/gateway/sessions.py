@@ -87,11 +87,9 @@ class ClientSession:
         if outcome is None:
             error = CancellationException("The caller cancelled the request")
             self._switchboard.stop_invocation(invocation, error)
-        elif not isinstance(outcome, Failure):
-            # It ended while the cancellation waited for its turn: the result was not sent any more.
-            self.learned(invocation, Fate.FINISHED)
         else:
-            self.learned(invocation, Fate.of_failure(outcome.error.code, outcome.error.started))
+            # It ended while the cancellation waited for its turn: the answer was not sent any more.
+            self.learned(invocation, Fate.of(outcome))
 
     def _invocation(self, frame: Call | Cast, deadline: float) -> Invocation:
         invocation = Invocation(
