@@ -58,7 +58,7 @@ class Fate:
         return Fate.NOT_STARTED if started is False else Fate.UNKNOWN
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, cache_hash=True):
     """
     Who calls, as the gateway verified it; made by a login, never by the sender's word.
 
@@ -79,6 +79,18 @@ class Caller(msgspec.Struct, frozen=True):
 
     session: str = ""
     """The session it came from, as hex digits; empty for the gateway itself."""
+
+    address: str = ""
+    """The IP address that the session connects from; empty for the gateway itself."""
+
+    verified_host: str = ""
+    """The host name that the gateway verified: by certificate, user, token or ``[hosts]``."""
+
+    method: str = ""
+    """How it logged in: ``local``, ``password``, ``token``, ``certificate`` or ``anonymous``."""
+
+    only: tuple[str, ...] = ()
+    """Patterns of ``project/handler`` to which an API token narrows it; empty for no such limit."""
 
 
 class Slot(Protocol):

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import msgspec
 
 from headgate.errors import RequestError
 from headgate.invocation import Invocation
 
-__all__ = ["LogRecorder", "Record", "Recorder"]
+__all__ = ["AuditSettings", "LogRecorder", "Record", "Recorder"]
 
 logger = logging.getLogger("headgate.audit")
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What is written down, and for how long."""
+
+    requests: Literal["all", "failed", "none"] = "failed"
+    """Which requests are recorded; logins, refusals and administration always are."""
+
+    payloads: bool = False
+    """Whether the records of requests hold their payloads."""
+
+    redact: tuple[str, ...] = ("password", "passwd", "secret", "token", "key", "pin")
+    """Keys in payloads whose values are left out, compared without case, as patterns."""
+
+    segment_bytes: int = 16 * 1024 * 1024
+    """Bytes after which a segment is closed and the next one begun."""
+
+    retain_days: float = 365.0
+    """Days after which a closed segment is removed, whole."""
+
+    on_full: Literal["refuse", "continue"] = "continue"
+    """What happens to requests while nothing can be written: refuse them, or go on unrecorded."""
+
+    strict: bool = False
+    """Whether a request's record is on the disk before its handler begins."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -26,12 +53,20 @@ class Record(msgspec.Struct, frozen=True):
 
     user: str = ""
     host: str = ""
+    """The verified host name if there is one, else the claimed one in quotation marks."""
+    address: str = ""
+    """The IP address that the caller connects from."""
     target: str = ""
     """Project and handler, as ``project/handler``."""
     outcome: str = ""
     """The error's code, or what else came of it."""
     request_id: str = ""
     detail: str = ""
+    session: str = ""
+    gateways: tuple[str, ...] = ()
+    """The gateways that the request came through."""
+    duration: float | None = None
+    """Seconds from its arrival to its end, for requests."""
 
     @classmethod
     def of(cls, event: str, invocation: Invocation, error: RequestError) -> Record:

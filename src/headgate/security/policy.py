@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from headgate.errors import PermissionDenied
 from headgate.invocation import Caller
 from headgate.security.identity import OWNER_ROLE
 
-__all__ = ["Action", "OwnerPolicy", "Policy"]
+__all__ = ["Action", "OwnerPolicy", "Permission", "Policy"]
 
 Action = Literal["request", "message", "see", "administer", "host"]
 """What a caller wants to do with a target."""
+
+
+@dataclass(frozen=True)
+class Permission:
+    """
+    One rule, a ``[[permission]]`` of the configuration or a row of the database.
+
+    A condition that is left out, or empty, matches all; but a rule without `gateways` matches
+    local callers only, and an anonymous caller only matches where `users` names it.
+    """
+
+    allow: bool
+    """Whether the callers that match may, or may not."""
+
+    users: tuple[str, ...] = ()
+    """Patterns of users' names."""
+
+    roles: tuple[str, ...] = ()
+    """Names of roles, of which the caller has one; ``role@gateway`` for those of other gateways."""
+
+    zones: tuple[str, ...] = ()
+    """Names of zones, of which the caller is in one."""
+
+    gateways: tuple[str, ...] = ()
+    """Patterns of the names of other gateways, from which the caller asks."""
+
+    handlers: tuple[str, ...] = ()
+    """Patterns of ``project/handler``."""
+
+    actions: tuple[Action, ...] = ()
+    """What the caller wants to do."""
 
 
 class Policy(Protocol):
