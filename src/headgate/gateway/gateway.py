@@ -15,6 +15,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from msgspec.structs import replace
+
 from headgate import __version__
 from headgate.channel.local import (
     data_folder,
@@ -24,11 +26,12 @@ from headgate.channel.local import (
     read_or_make_token,
 )
 from headgate.channel.protocol import Channel
-from headgate.channel.server import ServerChannel, listen
+from headgate.channel.server import Logins, Peer, ServerChannel, listen
 from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
+    PermissionDenied,
     RequestError,
 )
 from headgate.gateway.builtins import builtins
@@ -41,7 +44,7 @@ from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.sessions import ClientSession, Sessions
 from headgate.gateway.source import ProjectFolders
-from headgate.invocation import Invocation
+from headgate.invocation import Caller, Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
@@ -52,8 +55,7 @@ from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
-from headgate.wire.frames import Hello
-from headgate.wire.handshake import welcome
+from headgate.wire.handshake import Credentials, Ticket, welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ class Gateway:
         """The gateway's name."""
         self.token = b""
         """The owner's local token, once the gateway has started."""
+        self.logins = Logins()
+        """Who asks to be let in at this moment."""
         self.port = port
         """The port that it listens on."""
         self.globals: dict[str, Any] = {}
@@ -298,6 +302,7 @@ class Gateway:
             self._requests.stop(invocation, error)
 
     def _end_sessions(self) -> None:
+        self.logins.cancel()
         for session in self._sessions.on_this_node():
             session.close("the gateway stops")
 
@@ -405,6 +410,7 @@ class Gateway:
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
             "sessions": len(self._sessions),
+            "logins": len(self.logins),
             "bytes_arriving": self._arriving.taken,
         }
         for session in self._sessions.on_this_node():
@@ -471,10 +477,35 @@ class Gateway:
 
     # --- the port's side --------------------------------------------------------------------------
 
-    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
-        """Make the session of a client that has proven to be the owner."""
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes | None:
+        """Return the key of a ticket, None if it is not a good one."""
+        return None
+
+    async def log_in(
+        self, channel: ServerChannel, credentials: Credentials
+    ) -> tuple[bytes, Session]:
+        """Make the session of a client whose credentials are good."""
+        caller, ticket = await self._identify(credentials, channel.peer)
+        if self._stopping:
+            raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
+        return self._admit(channel, credentials, caller, ticket)
+
+    async def _identify(
+        self, credentials: Credentials, peer: Peer
+    ) -> tuple[Caller, Ticket | None]:
+        if credentials.method != "local":
+            raise PermissionDenied("This gateway has no users but its owner")
+        return owner(host=credentials.hello.host_name, session=""), None
+
+    def _admit(
+        self,
+        channel: ServerChannel,
+        credentials: Credentials,
+        caller: Caller,
+        ticket: Ticket | None,
+    ) -> tuple[bytes, Session]:
         number = next(self._session_numbers)
-        caller = owner(host=hello.host_name, session=f"{self._prefix}{number:06x}")
+        caller = replace(caller, session=f"{self._prefix}{number:06x}")
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -483,18 +514,30 @@ class Gateway:
             credit=Credit(),
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
+            ticket=ticket,
         )
-        session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
+        session = ClientSession(
+            channel, state, caller=caller, hello=credentials.hello, switchboard=self
+        )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
         self._recorder.record(
-            Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
+            Record(
+                event="login",
+                user=caller.user,
+                host=caller.host,
+                address=channel.peer.address,
+                session=caller.session,
+                detail=f"{credentials.method} from {channel.peer}",
+            )
         )
         return message, state
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
-        self._recorder.record(Record(event="refused", detail=f"{peer}: {reason}"))
+        self._recorder.record(
+            Record(event="refused", address=peer.address, detail=f"{peer}: {reason}")
+        )
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
         """Answer a plain HTTP request."""

@@ -46,7 +46,6 @@ class ClientSession:
         self.caller = caller
         self.project = hello.project
         self.kind = hello.kind
-        self.peer = channel.peer
         self._channel = channel
         self._switchboard = switchboard
         self._session = session
