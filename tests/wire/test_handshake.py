@@ -20,7 +20,6 @@ from headgate.wire.frames import (
     Batch,
     Call,
     Challenge,
-    Hello,
     Ping,
     Proof,
     Refuse,
@@ -32,7 +31,9 @@ from headgate.wire.handshake import (
     MAX_GREETING,
     NONCE_BYTES,
     VERSION,
+    Claim,
     ClientHandshake,
+    Credentials,
     GatewayHandshake,
     refuse,
     welcome,
@@ -48,14 +49,18 @@ def client_side(
     token: bytes = TOKEN, address: str = ADDRESS, nonce: bytes = b"c"
 ) -> ClientHandshake:
     return ClientHandshake(
-        token=token, address=address, nonce=nonce * 32, project="ACME", host_name="panel-1"
+        Claim.local(token),
+        address=address,
+        nonce=nonce * 32,
+        project="ACME",
+        host_name="panel-1",
     )
 
 
 def gateway_side(
     token: bytes = TOKEN, address: str = ADDRESS, nonce: bytes = b"g"
 ) -> GatewayHandshake:
-    return GatewayHandshake(token=token, address=address, nonce=nonce * NONCE_BYTES)
+    return GatewayHandshake(key=lambda hello: token, address=address, nonce=nonce * NONCE_BYTES)
 
 
 def greeting(in_flight: int = 7, unsent: int = 1000) -> tuple[bytes, Session]:
@@ -81,8 +86,9 @@ def challenged(client: ClientHandshake, gateway: GatewayHandshake) -> bytes:
 def test_both_sides_prove_themselves() -> None:
     """Hello, Challenge, Proof, Welcome: then both have a session of the same name."""
     client, gateway = client_side(), gateway_side()
-    hello = gateway.receive(challenged(client, gateway))
-    assert isinstance(hello, Hello)
+    credentials = gateway.receive(challenged(client, gateway))
+    assert isinstance(credentials, Credentials)
+    hello = credentials.hello
     assert (hello.project, hello.host_name, hello.kind) == ("ACME", "panel-1", "client")
     message, theirs = greeting()
     ours = client.receive(message, 3.0)
@@ -162,7 +168,7 @@ def test_a_replayed_proof_is_wrong() -> None:
     """A proof that was heard once does not open another login."""
     client, gateway = client_side(), gateway_side(nonce=b"1")
     proof = challenged(client, gateway)
-    assert isinstance(gateway.receive(proof), Hello)
+    assert isinstance(gateway.receive(proof), Credentials)
     again = gateway_side(nonce=b"2")
     again.receive(client.hello())
     with pytest.raises(PermissionDenied):
@@ -266,8 +272,8 @@ def test_a_gateway_that_answers_in_another_version_breaks_the_rules() -> None:
 
 def test_an_unknown_login_method_is_refused() -> None:
     """A method that the gateway does not know is named in the refusal."""
-    with pytest.raises(PermissionDenied, match="'password'"):
-        gateway_side().receive(hello_with(method="password"))
+    with pytest.raises(PermissionDenied, match="'kerberos'"):
+        gateway_side().receive(hello_with(method="kerberos"))
 
 
 def test_a_short_random_number_is_refused() -> None:

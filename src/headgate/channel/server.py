@@ -150,8 +150,14 @@ class Door(Protocol):
     token: bytes
     logins: Logins
 
-    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes | None:
-        """Return the key of a ticket, None if it is not a good one of this gateway."""
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
+        """
+        Return the key of a ticket.
+
+        Raises:
+            PermissionDenied: It is not a good one of this gateway. The reason is recorded, the
+                client is told what everybody is told.
+        """
 
     async def log_in(
         self, channel: ServerChannel, credentials: Credentials
@@ -195,6 +201,7 @@ class ServerChannel(Channel):
         self._handshake: GatewayHandshake | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._login: asyncio.Task[None] | None = None
+        self._ticket_problem = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -317,7 +324,7 @@ class ServerChannel(Channel):
             else:
                 self._core.send_binary(answer)
         except RequestError as error:
-            self._refuse(error, error.message)
+            self._refuse(error, self._ticket_problem or error.message)
         except RemoteProtocolError as error:
             self._door.refused(self._peer, str(error))
             self._fail(error)
@@ -330,7 +337,11 @@ class ServerChannel(Channel):
 
     def _key_of(self, hello: Hello) -> bytes | None:
         if hello.method == "ticket":
-            return self._door.ticket_key(hello.extensions["ticket"], self._peer)
+            try:
+                return self._door.ticket_key(hello.extensions["ticket"], self._peer)
+            except PermissionDenied as error:
+                self._ticket_problem = error.message
+                return None
         # A copy of the local token is worth nothing on another machine.
         beyond = hello.method == "local" and not self._peer.loopback
         return None if beyond else self._door.token

@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
-
-from msgspec.structs import replace
 
 from headgate import __version__
 from headgate.channel.local import (
@@ -44,18 +42,19 @@ from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.sessions import ClientSession, Sessions
 from headgate.gateway.source import ProjectFolders
-from headgate.invocation import Caller, Invocation
+from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identity import gateway_itself, owner
+from headgate.security.identities import Identities, Login, LoginRefused
+from headgate.security.identity import gateway_itself
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
-from headgate.wire.handshake import Credentials, Ticket, welcome
+from headgate.wire.handshake import Credentials, welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
@@ -64,6 +63,12 @@ if TYPE_CHECKING:
 __all__ = ["Gateway"]
 
 logger = logging.getLogger("headgate.gateway")
+
+REVOKE_SECONDS = 0.5
+"""Seconds that a session whose login holds no longer has to take the good-bye."""
+
+LONGEST_LOOK = 60.0
+"""Seconds at most until a session whose login ends by itself is looked at again."""
 
 STOP_SECONDS = 5.0
 """Seconds that requests in flight have to finish when the gateway stops."""
@@ -127,6 +132,8 @@ class Gateway:
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
+        self.identities = Identities(self._store, on_change=self._review_sessions)
+        """The users, and what they log in with."""
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -313,6 +320,7 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
+        self.identities.load()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -321,6 +329,7 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        self.identities.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -477,35 +486,35 @@ class Gateway:
 
     # --- the port's side --------------------------------------------------------------------------
 
-    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes | None:
-        """Return the key of a ticket, None if it is not a good one."""
-        return None
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
+        """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
+        key = self.identities.ticket_key(ticket, peer)
+        if key is None:
+            raise PermissionDenied(f"ticket: {self.identities.ticket_problem(ticket, peer)}")
+        return key
 
     async def log_in(
         self, channel: ServerChannel, credentials: Credentials
     ) -> tuple[bytes, Session]:
         """Make the session of a client whose credentials are good."""
-        caller, ticket = await self._identify(credentials, channel.peer)
+        try:
+            login = await self.identities.log_in(credentials, channel.peer)
+        except LoginRefused as error:
+            whom = f" (user {error.user[:64]!r})" if error.user else ""
+            raise PermissionDenied(f"{credentials.method}: {error.reason}{whom}") from None
         if self._stopping:
             raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
-        return self._admit(channel, credentials, caller, ticket)
-
-    async def _identify(
-        self, credentials: Credentials, peer: Peer
-    ) -> tuple[Caller, Ticket | None]:
-        if credentials.method != "local":
-            raise PermissionDenied("This gateway has no users but its owner")
-        return owner(host=credentials.hello.host_name, session=""), None
+        return self._admit(channel, credentials, login)
 
     def _admit(
-        self,
-        channel: ServerChannel,
-        credentials: Credentials,
-        caller: Caller,
-        ticket: Ticket | None,
+        self, channel: ServerChannel, credentials: Credentials, login: Login
     ) -> tuple[bytes, Session]:
-        number = next(self._session_numbers)
-        caller = replace(caller, session=f"{self._prefix}{number:06x}")
+        id = f"{self._prefix}{next(self._session_numbers):06x}"
+        caller = self.identities.current(login, session=id)
+        if caller is None:
+            raise PermissionDenied(f"{credentials.method}: {self.identities.problem(login)}")
+        # Where others can read along a ticket's key is no secret.
+        ticket = self.identities.ticket(login) if channel.peer.private else None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -517,21 +526,62 @@ class Gateway:
             ticket=ticket,
         )
         session = ClientSession(
-            channel, state, caller=caller, hello=credentials.hello, switchboard=self
+            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
         )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
+        self._watch_expiry(session)
         self._recorder.record(
             Record(
                 event="login",
                 user=caller.user,
                 host=caller.host,
-                address=channel.peer.address,
+                address=caller.address,
                 session=caller.session,
                 detail=f"{credentials.method} from {channel.peer}",
             )
         )
         return message, state
+
+    def _watch_expiry(self, session: ClientSession) -> None:
+        """Look at a session again when its token or certificate ends."""
+        ends = self.identities.expires_at(session.login)
+        if ends is None or self._loop is None:
+            return
+        # Not all at once if it is far away: clocks are set in between.
+        pause = min(max(0.0, ends - time()), LONGEST_LOOK)
+        session.expiry = self._loop.call_later(pause, self._review, session)
+
+    def _review_sessions(self) -> None:
+        """End the sessions whose login holds no longer; the others have the roles of now."""
+        for session in self._sessions.on_this_node():
+            self._review(session)
+
+    def _review(self, session: ClientSession) -> None:
+        session.stop_looking()
+        caller = self.identities.current(session.login, session=session.id)
+        if caller is None:
+            self._revoke(session)
+            return
+        session.caller = caller
+        self._watch_expiry(session)
+
+    def _revoke(self, session: ClientSession) -> None:
+        caller = session.caller
+        self._recorder.record(
+            Record(
+                event="refused",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=session.id,
+                detail=self.identities.problem(session.login),
+            )
+        )
+        session.close("the login holds no longer")
+        if self._loop is not None:
+            # Who does not take the good-bye holds up nothing.
+            self._loop.call_later(REVOKE_SECONDS, session.abort)
 
     def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
@@ -555,6 +605,7 @@ class Gateway:
 
     def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
         self._sessions.remove(session)
+        session.stop_looking()
         session.lost(channel, reason)
         self._recorder.record(
             Record(

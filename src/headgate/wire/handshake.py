@@ -6,9 +6,9 @@ handshake is pure; the random numbers, the keys and the time are given to it.
 
 The methods ``local`` and ``ticket`` prove that both ends know a key, which is never sent: the
 owner's local token, or the key that came with a ticket. The gateway proves it first, so a program
-that squats on the port learns nothing. Each proof is an HMAC-SHA256 under the key, over a label, the
-gateway's address and both sides' random numbers; the label keeps one side's proof from serving as
-the other's, the address keeps a proof from being passed on by a program that listens elsewhere.
+that squats on the port learns nothing. Each proof is an HMAC-SHA256 under the key, over a label,
+the gateway's address and both sides' random numbers; the label keeps one side's proof from serving
+as the other's, the address keeps a proof from being passed on by a program that listens elsewhere.
 
 The methods ``password`` and ``token`` send a secret, so it leaves only after the gateway has shown
 who it is: by the certificate of TLS, or on loopback by its proof of the owner's local token. With
@@ -95,7 +95,7 @@ OVER_TLS = "tls"
 """
 Stands for the gateway's address in the proofs of a connection with TLS.
 
-There the certificate says who the gateway is, and between the two ends may be what changes addresses.
+There the certificate says who the gateway is, and what stands between may change addresses.
 """
 
 SOFTWARE = "headgate-python"
@@ -127,11 +127,11 @@ class Ticket:
     """What a gateway gives a client to log in with next time, in place of its credentials."""
 
     blob: bytes = field(repr=False)
-    """What the client shows; alone it opens nothing."""
+    """What the client shows, of `MAX_SECRET` bytes at most; alone it opens nothing."""
     key: bytes = field(repr=False)
-    """What both sides prove, `KEY_BYTES` bytes."""
+    """What both sides prove, `KEY_BYTES` bytes; it is never sent again."""
     seconds: float
-    """For how long it is good."""
+    """For how long it is good from now on."""
 
 
 @dataclass(frozen=True)
@@ -273,9 +273,7 @@ class ClientHandshake:
         """
         frame = decode_greeting(message)
         if isinstance(frame, Refuse):
-            raise RequestError.from_wire(
-                frame.code, frame.message, frame.extensions, started=False
-            )
+            raise RequestError.from_wire(frame.code, frame.message, frame.extensions, started=False)
         # A frame that breaks a rule is the last one that is taken.
         expected, self._expected = self._expected, None
         if type(frame) is not expected:
@@ -304,7 +302,9 @@ class ClientHandshake:
         if len(challenge.nonce) < NONCE_BYTES:
             raise RemoteProtocolError("The gateway's random number is too short")
         if not hmac.compare_digest(challenge.proof, prove(key, "gateway", meeting)):
-            told = "the ticket's key" if self._claim.method == "ticket" else "the owner's local token"
+            told = (
+                "the ticket's key" if self._claim.method == "ticket" else "the owner's local token"
+            )
             raise PermissionDenied(
                 f"What listens on {self._address} does not know {told}, so it is not this user's "
                 "gateway. No secret was told to it",
@@ -460,13 +460,15 @@ def welcome(
         in_flight=credit.in_flight,
         unsent=credit.unsent,
         max_message=max_message,
-        extensions=_given(ticket) if ticket is not None else {},
+        extensions=_given(ticket),
     )
     opened = Session(now=now, id=session, serves=credit, connecting=False, allowance=allowance)
     return encode(frame), opened
 
 
-def _given(ticket: Ticket) -> dict[str, Any]:
+def _given(ticket: Ticket | None) -> dict[str, Any]:
+    if ticket is None or len(ticket.blob) > MAX_SECRET:
+        return {}
     return {"ticket": ticket.blob, "ticket_key": ticket.key, "ticket_seconds": ticket.seconds}
 
 
