@@ -52,8 +52,12 @@ HEAD_BYTES = 16 * 1024
 LOGIN_SECONDS = 10.0
 """Seconds in which the login must be done."""
 
-LOGINS_AT_ONCE = 64
-"""Logins of one method that a gateway considers at once; more are asked to come again."""
+LOGINS_AT_ONCE = 512
+"""
+Logins of one method that a gateway considers at once; more are asked to come again.
+
+Who may wait among those with passwords is decided behind the door, by address.
+"""
 
 LOGIN_AGAIN = 1.0
 """Seconds after which they are asked to."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -48,7 +48,7 @@ from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identities import Identities, Login, LoginRefused
+from headgate.security.identities import Identities, Login
 from headgate.security.identity import gateway_itself
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
@@ -63,12 +63,6 @@ if TYPE_CHECKING:
 __all__ = ["Gateway"]
 
 logger = logging.getLogger("headgate.gateway")
-
-REVOKE_SECONDS = 0.5
-"""Seconds that a session whose login holds no longer has to take the good-bye."""
-
-LONGEST_LOOK = 60.0
-"""Seconds at most until a session whose login ends by itself is looked at again."""
 
 STOP_SECONDS = 5.0
 """Seconds that requests in flight have to finish when the gateway stops."""
@@ -132,8 +126,7 @@ class Gateway:
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
-        self.identities = Identities(self._store, on_change=self._review_sessions)
-        """The users, and what they log in with."""
+        self._identities = Identities(self._store)
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -320,7 +313,7 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
-        self.identities.load()
+        self._identities.load()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -329,7 +322,7 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
-        self.identities.close()
+        self._identities.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -488,20 +481,16 @@ class Gateway:
 
     def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
         """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
-        key = self.identities.ticket_key(ticket, peer)
+        key = self._identities.ticket_key(ticket, peer)
         if key is None:
-            raise PermissionDenied(f"ticket: {self.identities.ticket_problem(ticket, peer)}")
+            raise PermissionDenied(self._identities.ticket_problem(ticket, peer), started=False)
         return key
 
     async def log_in(
         self, channel: ServerChannel, credentials: Credentials
     ) -> tuple[bytes, Session]:
         """Make the session of a client whose credentials are good."""
-        try:
-            login = await self.identities.log_in(credentials, channel.peer)
-        except LoginRefused as error:
-            whom = f" (user {error.user[:64]!r})" if error.user else ""
-            raise PermissionDenied(f"{credentials.method}: {error.reason}{whom}") from None
+        login = await self._identities.log_in(credentials, channel.peer)
         if self._stopping:
             raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
         return self._admit(channel, credentials, login)
@@ -510,11 +499,11 @@ class Gateway:
         self, channel: ServerChannel, credentials: Credentials, login: Login
     ) -> tuple[bytes, Session]:
         id = f"{self._prefix}{next(self._session_numbers):06x}"
-        caller = self.identities.current(login, session=id)
+        caller = self._identities.current(login, session=id)
         if caller is None:
-            raise PermissionDenied(f"{credentials.method}: {self.identities.problem(login)}")
+            raise PermissionDenied(self._identities.problem(login), started=False)
         # Where others can read along a ticket's key is no secret.
-        ticket = self.identities.ticket(login) if channel.peer.private else None
+        ticket = self._identities.ticket(login) if channel.peer.private else None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -526,11 +515,10 @@ class Gateway:
             ticket=ticket,
         )
         session = ClientSession(
-            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
+            channel, state, caller=caller, hello=credentials.hello, switchboard=self
         )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
-        self._watch_expiry(session)
         self._recorder.record(
             Record(
                 event="login",
@@ -542,46 +530,6 @@ class Gateway:
             )
         )
         return message, state
-
-    def _watch_expiry(self, session: ClientSession) -> None:
-        """Look at a session again when its token or certificate ends."""
-        ends = self.identities.expires_at(session.login)
-        if ends is None or self._loop is None:
-            return
-        # Not all at once if it is far away: clocks are set in between.
-        pause = min(max(0.0, ends - time()), LONGEST_LOOK)
-        session.expiry = self._loop.call_later(pause, self._review, session)
-
-    def _review_sessions(self) -> None:
-        """End the sessions whose login holds no longer; the others have the roles of now."""
-        for session in self._sessions.on_this_node():
-            self._review(session)
-
-    def _review(self, session: ClientSession) -> None:
-        session.stop_looking()
-        caller = self.identities.current(session.login, session=session.id)
-        if caller is None:
-            self._revoke(session)
-            return
-        session.caller = caller
-        self._watch_expiry(session)
-
-    def _revoke(self, session: ClientSession) -> None:
-        caller = session.caller
-        self._recorder.record(
-            Record(
-                event="refused",
-                user=caller.user,
-                host=caller.host,
-                address=caller.address,
-                session=session.id,
-                detail=self.identities.problem(session.login),
-            )
-        )
-        session.close("the login holds no longer")
-        if self._loop is not None:
-            # Who does not take the good-bye holds up nothing.
-            self._loop.call_later(REVOKE_SECONDS, session.abort)
 
     def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
@@ -605,7 +553,6 @@ class Gateway:
 
     def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
         self._sessions.remove(session)
-        session.stop_looking()
         session.lost(channel, reason)
         self._recorder.record(
             Record(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import TimerHandle
 from time import monotonic
 from typing import Protocol
 
@@ -12,7 +11,6 @@ from headgate.errors import CancellationException, RequestError
 from headgate.invocation import Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
-from headgate.security.identities import Login
 from headgate.wire.frames import Call, Cancel, Cast, Hello
 from headgate.wire.session import Event, Session
 
@@ -41,16 +39,11 @@ class ClientSession:
         session: Session,
         *,
         caller: Caller,
-        login: Login,
         hello: Hello,
         switchboard: Switchboard,
     ) -> None:
         self.id = caller.session
         self.caller = caller
-        self.login = login
-        """What it rests on."""
-        self.expiry: TimerHandle | None = None
-        """Looks whether that has ended by itself."""
         self.project = hello.project
         self.kind = hello.kind
         self._channel = channel
@@ -125,16 +118,6 @@ class ClientSession:
     def close(self, reason: str) -> None:
         """Say good-bye and close the connection."""
         self._channel.close(reason)
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self._channel.abort("the login holds no longer")
-
-    def stop_looking(self) -> None:
-        """Forget the next look at its login."""
-        if self.expiry is not None:
-            self.expiry.cancel()
-            self.expiry = None
 
     @property
     def is_sending(self) -> bool:

@@ -91,8 +91,8 @@ class Credentials(Protocol):
         """For the method ``password``, the user's name."""
 
     @property
-    def secret(self) -> bytes:
-        """The password or the token's text in UTF-8."""
+    def secret(self) -> str:
+        """The password, or the token's text."""
 
 
 class PeerFacts(Protocol):
@@ -412,7 +412,7 @@ class Identities:
         key = key_of(credentials.user)
         user = self.accounts.users.get(key)
         stored = None if user is None else user.password
-        password = credentials.secret.decode("utf-8", "replace")
+        password = credentials.secret
         right = await self.passwords.verify(stored, password, user=key, address=peer.address)
         if user is None:
             raise LoginRefused("there is no such user", user=credentials.user)
@@ -425,7 +425,7 @@ class Identities:
         return self._login(user, "password", credentials, peer)
 
     def _by_token(self, credentials: Credentials, peer: _Connection) -> Login:
-        prefix, _, rest = credentials.secret.decode("utf-8", "replace").partition("_")
+        prefix, _, rest = credentials.secret.partition("_")
         id, _, secret = rest.partition("_")
         token = self.accounts.tokens.get(id)
         known = token.secret if token is not None else bytes(KEY_BYTES)

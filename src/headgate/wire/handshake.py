@@ -176,8 +176,8 @@ class Credentials:
     """What the client says of itself."""
     user: str = ""
     """The user that it claims to be, with a password."""
-    secret: bytes = field(default=b"", repr=False)
-    """The password or the token, as it came: in UTF-8."""
+    secret: str = field(default="", repr=False)
+    """The password or the token."""
 
     @property
     def ticket(self) -> bytes:
@@ -417,10 +417,14 @@ class GatewayHandshake:
             return Credentials(method, hello)
         if method not in SECRET_METHODS:
             return Credentials(method, hello)
-        if not 0 < len(proof) <= MAX_SECRET:
+        try:
+            secret = proof.decode() if len(proof) <= MAX_SECRET else ""
+        except UnicodeDecodeError:
+            secret = ""
+        if not secret:
             raise PermissionDenied(refusal(method))
         user = hello.extensions["user"] if method == "password" else ""
-        return Credentials(method, hello, user, proof)
+        return Credentials(method, hello, user, secret)
 
     def _meeting(self, hello: Hello) -> Meeting:
         return Meeting(self._address, hello.nonce, self._nonce)
