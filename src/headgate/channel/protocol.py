@@ -190,14 +190,9 @@ class Channel(asyncio.Protocol, ABC):
             self._flush()
 
     def close(self, reason: str = "") -> None:
-        """
-        Say good-bye and close the connection, once what was written has left.
-
-        What the peer sent before is not acted on any more.
-        """
+        """Say good-bye and close the connection, once what was written has left."""
         if self.transport is None:
             return
-        self._forget_postponed()
         self._reason = self._reason or reason
         if self.session is not None:
             self.session.bye(reason)

@@ -47,6 +47,7 @@ from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
+from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
 from headgate.security.identities import Identities, Login
 from headgate.security.identity import gateway_itself
@@ -126,7 +127,7 @@ class Gateway:
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
-        self._identities = Identities(self._store)
+        self._identities: Identities | None = None
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -154,6 +155,11 @@ class Gateway:
     def data(self) -> Path:
         """The gateway's own folder."""
         return self._data
+
+    @property
+    def _url_file(self) -> Path:
+        # Where commands for this folder find the gateway while it runs.
+        return self._data / "url"
 
     @property
     def problems(self) -> list[Problem]:
@@ -256,6 +262,7 @@ class Gateway:
             runtime=self._make_runtime,
             requests=self._requests,
         )
+        identities = self._identities = Identities(self._store, on_change=self._review_sessions)
         self._dispatch = Dispatch(
             self,
             hosted=hosting.hosted,
@@ -263,7 +270,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running),
+            builtins=builtins(self, hosting, running, Administration(identities, self._recorder)),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -272,6 +279,7 @@ class Gateway:
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
+        self._url_file.write_text(self.url, encoding="utf-8")
         self._network.join(self)
         if self._reload:
             hosting.watch(polling=self._reload == "poll")
@@ -286,6 +294,7 @@ class Gateway:
             await self._let_finish(grace)
             self._end_sessions()
             forget_port(self.port, self._data)
+            self._url_file.unlink(missing_ok=True)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
@@ -313,7 +322,8 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
-        self._identities.load()
+        if self._identities is not None:
+            self._identities.load()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -322,7 +332,8 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
-        self._identities.close()
+        if self._identities is not None:
+            self._identities.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -481,15 +492,18 @@ class Gateway:
 
     def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
         """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
-        key = self._identities.ticket_key(ticket, peer)
+        identities = self._identities
+        assert identities is not None
+        key = identities.ticket_key(ticket, peer)
         if key is None:
-            raise PermissionDenied(self._identities.ticket_problem(ticket, peer), started=False)
+            raise PermissionDenied(identities.ticket_problem(ticket, peer), started=False)
         return key
 
     async def log_in(
         self, channel: ServerChannel, credentials: Credentials
     ) -> tuple[bytes, Session]:
         """Make the session of a client whose credentials are good."""
+        assert self._identities is not None
         login = await self._identities.log_in(credentials, channel.peer)
         if self._stopping:
             raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
@@ -498,12 +512,14 @@ class Gateway:
     def _admit(
         self, channel: ServerChannel, credentials: Credentials, login: Login
     ) -> tuple[bytes, Session]:
+        identities = self._identities
+        assert identities is not None
         id = f"{self._prefix}{next(self._session_numbers):06x}"
-        caller = self._identities.current(login, session=id)
+        caller = identities.current(login, session=id)
         if caller is None:
-            raise PermissionDenied(self._identities.problem(login), started=False)
+            raise PermissionDenied(identities.problem(login), started=False)
         # Where others can read along a ticket's key is no secret.
-        ticket = self._identities.ticket(login) if channel.peer.private else None
+        ticket = identities.ticket(login) if channel.peer.private else None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -515,10 +531,11 @@ class Gateway:
             ticket=ticket,
         )
         session = ClientSession(
-            channel, state, caller=caller, hello=credentials.hello, switchboard=self
+            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
         )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
+        self._sessions.watch(session, identities, self._login_ended)
         self._recorder.record(
             Record(
                 event="login",
@@ -530,6 +547,23 @@ class Gateway:
             )
         )
         return message, state
+
+    def _review_sessions(self) -> None:
+        assert self._identities is not None
+        self._sessions.review(self._identities, self._login_ended)
+
+    def _login_ended(self, session: ClientSession, reason: str) -> None:
+        caller = session.caller
+        self._recorder.record(
+            Record(
+                event="refused",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=session.id,
+                detail=f"the session ends: {reason}",
+            )
+        )
 
     def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""

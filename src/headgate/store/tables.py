@@ -107,7 +107,7 @@ tokens = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    Column("name", String, nullable=False),
+    Column("label", String, nullable=False),
     Column("secret", LargeBinary, nullable=False),
     Column("roles", JSON, nullable=False),
     Column("only", JSON, nullable=False),

@@ -30,7 +30,7 @@ def upgrade() -> None:
         "tokens",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("label", sa.String(), nullable=False),
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.Column("roles", sa.JSON(), nullable=False),
         sa.Column("only", sa.JSON(), nullable=False),
