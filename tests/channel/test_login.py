@@ -252,7 +252,7 @@ class TestArguments:
         [
             {**ADA, "token": TOKEN},
             {**ADA, "anonymous": True},
-            {"token": TOKEN, "certificate": "panel.pem"},
+            {"certificate": "panel.pem", "anonymous": True},
             {"token": TOKEN, "username": "ada"},
             {"username": "ada"},
             {"password": PASSWORD},
