@@ -46,7 +46,7 @@ RUN_LIVE = """
 async ([url, token]) => {
     const { connect } = await import("/client/headgate.mjs");
     const { CASES } = await import("/client/test/live.mjs");
-    const client = await connect(url, { token });
+    const client = await connect(url, { localToken: token });
     const failed = [];
     for (const [name, run] of CASES) {
         try { await run(client); } catch (error) { failed.push(`${name}: ${error.message}`); }
@@ -59,7 +59,7 @@ async ([url, token]) => {
 CONNECT = """
 async ([url, token]) => {
     const { connect } = await import("/client/headgate.mjs");
-    return await connect(url, { token }).then(() => "it got in", (error) => error.code);
+    return await connect(url, { localToken: token }).then(() => "it got in", (error) => error.code);
 }
 """
 

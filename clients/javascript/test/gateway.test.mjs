@@ -23,13 +23,13 @@ test("localhost is 127.0.0.1", async () => {
   check((await failure(other.request("ACME", "echo"))).code === "unreachable");
 });
 
-test("a wrong token gets nobody in, and no proof is sent", async () => {
-  const error = await failure(connect(GATEWAY_URL, { token: "ab".repeat(32) }));
+test("a wrong local token gets nobody in, and no proof is sent", async () => {
+  const error = await failure(connect(GATEWAY_URL, { localToken: "ab".repeat(32) }));
   check(error.code === "denied" && error.started === false, error);
 });
 
 test("where nobody listens, nothing is reached", async () => {
-  const error = await failure(connect("ws://127.0.0.1:1", { token: "ab".repeat(32) }));
+  const error = await failure(connect("ws://127.0.0.1:1", { localToken: "ab".repeat(32) }));
   check(error.code === "unreachable", error);
   check((await failure(connect("ws://127.0.0.1:1"))).code === "unreachable");
 });

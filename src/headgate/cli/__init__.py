@@ -2,12 +2,15 @@
 The command line: ``headgate --help``.
 
 - `app`       the commands with their arguments
+- `access`    whom a command calls, and how it logs in there
 - `ends`      exit codes, and how a command ends with an error
 - `output`    what machines and people get to read
 - `call`      request, message and handlers: a client's calls
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `projects`  init and check: projects without a gateway
+- `users`     users, their tokens and certificates
+- `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen
 
 Only the module of the command that runs is imported: ``headgate --help`` needs no server and no
