@@ -271,7 +271,7 @@ class TestGarbage:
         self, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So does a login that does not come."""
-        monkeypatch.setattr("headgate.channel.server.LOGIN_SECONDS", 0.05)
+        hub.limiter.apply(headgate.gateway.limits.Limits(login_seconds=0.05))
         with open_socket(hub) as peer, pytest.raises(ConnectionClosed):
             peer.recv(timeout=5)
         assert records.told("refused", "the login did not come")

@@ -7,28 +7,32 @@ import errno
 import os
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Protocol
+from typing import Protocol, cast
 
 from websockets.http11 import Request as HttpRequest
 from websockets.server import ServerProtocol
 
 from headgate.channel.local import is_loopback
 from headgate.channel.protocol import Channel
-from headgate.errors import ConfigurationError, HeadgateError, RemoteProtocolError, RequestError
+from headgate.errors import (
+    ConfigurationError,
+    GatewayUnreachable,
+    HeadgateError,
+    PermissionDenied,
+    RemoteProtocolError,
+    RequestError,
+)
 from headgate.wire.frames import Hello
 from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, address_of, refuse
 from headgate.wire.session import MAX_MESSAGE, Session
 
-__all__ = ["TURN_FRAMES", "Door", "ServerChannel", "listen"]
+__all__ = ["TURN_FRAMES", "Door", "Limiter", "ServerChannel", "listen"]
 
 HEAD_SECONDS = 5.0
 """Seconds in which the head of the first request must be there."""
 
 HEAD_BYTES = 16 * 1024
 """Bytes that it has at most."""
-
-LOGIN_SECONDS = 10.0
-"""Seconds in which the login must be done."""
 
 TURN_FRAMES = 16
 """
@@ -38,11 +42,35 @@ With more, a client that has thousands of requests in flight is hardly faster, a
 """
 
 
+class Limiter(Protocol):
+    """Holds those who are not logged in yet to the gateway's limits."""
+
+    @property
+    def login_seconds(self) -> float:
+        """Seconds in which a login must be done."""
+
+    def connecting(self, address: str) -> bool:
+        """Count a connection until `settled`; False if it is one too many, and is not counted."""
+
+    def settled(self, address: str) -> None:
+        """Count a connection no longer: it is logged in, or gone."""
+
+    def overdue(self, address: str) -> None:
+        """Count a login that did not come in time."""
+
+    def require_names(self, hello: Hello, address: str) -> None:
+        """Raise RequestError if a name in a Hello is too long."""
+
+
 class Door(Protocol):
     """What the port needs of the gateway behind it."""
 
     name: str
     token: bytes
+
+    @property
+    def limiter(self) -> Limiter:
+        """Holds those who connect to the limits."""
 
     def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
         """
@@ -74,21 +102,30 @@ class ServerChannel(Channel):
         super().__init__(ServerProtocol(max_size=MAX_GREETING))
         self._door = door
         self._peer = ""
+        self.address = ""
+        """The IP address of the other end."""
+        self._connecting = False
         self._head_bytes = 0
         self._upgraded = False
         self._handshake: GatewayHandshake | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
         peer = transport.get_extra_info("peername")
+        self.address = peer[0] if peer else ""
+        if not self._door.limiter.connecting(self.address):
+            cast(asyncio.Transport, transport).abort()
+            return
+        self._connecting = True
+        super().connection_made(transport)
         self._peer = address_of(peer) if peer else "?"
         self._handshake = GatewayHandshake(
             token=self._door.token,
             address=address_of(transport.get_extra_info("sockname")),
             nonce=os.urandom(NONCE_BYTES),
+            inspect=lambda hello: self._door.limiter.require_names(hello, self.address),
         )
-        self._wait_for("the head of the request", HEAD_SECONDS)
+        self._wait(HEAD_SECONDS, self._head_overdue)
 
     @property
     def peer(self) -> str:
@@ -98,6 +135,7 @@ class ServerChannel(Channel):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
+        self._settle()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -115,11 +153,22 @@ class ServerChannel(Channel):
         else:
             super().data_received(b"")
 
-    def _wait_for(self, what: str, seconds: float) -> None:
+    def _wait(self, seconds: float, overdue: Callable[[], None]) -> None:
         if self._patience is not None:
             self._patience.cancel()
-        text = f"{what} did not come within {seconds:.0f} seconds"
-        self._patience = self.loop.call_later(seconds, self._turn_away, text)
+        self._patience = self.loop.call_later(seconds, overdue)
+
+    def _head_overdue(self) -> None:
+        self._turn_away(f"the head of the request did not come within {HEAD_SECONDS:g} seconds")
+
+    def _login_overdue(self) -> None:
+        self._door.limiter.overdue(self.address)
+        self.abort("the login did not come in time")
+
+    def _settle(self) -> None:
+        if self._connecting:
+            self._connecting = False
+            self._door.limiter.settled(self.address)
 
     def _turn_away(self, reason: str) -> None:
         self._door.refused(self._peer, reason)
@@ -142,7 +191,7 @@ class ServerChannel(Channel):
         self._core.send_response(response)
         self._upgraded = response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         if self._upgraded:
-            self._wait_for("the login", LOGIN_SECONDS)
+            self._wait(self._door.limiter.login_seconds, self._login_overdue)
         else:
             self._write()
             self._close_transport()
@@ -197,7 +246,9 @@ class ServerChannel(Channel):
                 self._core.send_binary(answer)
         except RequestError as error:
             self._handshake = None
-            self._door.refused(self._peer, error.message)
+            if isinstance(error, PermissionDenied | GatewayUnreachable):
+                # What is beyond a limit was counted by it: a flood must not be recorded one by one.
+                self._door.refused(self._peer, error.message)
             self._core.send_binary(refuse(error))
             self._core.send_close(1008)
         except RemoteProtocolError as error:
@@ -210,6 +261,7 @@ class ServerChannel(Channel):
         self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
+        self._settle()
         self._open(session)
 
 

@@ -32,6 +32,9 @@ class Told(Protocol):
     def stats(self) -> dict[str, int]:
         """Return the size of every table."""
 
+    def counters(self) -> dict[str, int]:
+        """Return how often each limit was exceeded."""
+
 
 def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Builtin]:
     """Return the handlers of a gateway by name."""
@@ -41,6 +44,7 @@ def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Bui
         return await hosting.reload(everything=everything)
 
     return {
+        "counters": Builtin(lambda _: gateway.counters()),
         "handlers": Builtin(lambda _: _handlers(hosting)),
         "problems": Builtin(lambda _: hosting.problems),
         "ps": Builtin(lambda _: running.table()),

@@ -33,8 +33,10 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.dispatch import Dispatch
+from headgate.gateway.excess import Excess
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.limits import Limiter, Limits
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
@@ -47,14 +49,14 @@ from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identity import gateway_itself, owner
+from headgate.security.identity import OWNER_ROLE, gateway_itself, owner
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
 from headgate.wire.frames import Hello
 from headgate.wire.handshake import welcome
-from headgate.wire.session import MAX_MESSAGE, Credit, Session
+from headgate.wire.session import MAX_MESSAGE, Session
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -92,6 +94,7 @@ class Gateway:
         reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
             for them where the system does not tell. ``headgate run`` does that, a program has
             `reload()`.
+        limits: What clients may have and do at once.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Gateway:
         policy: Policy | None = None,
         recorder: Recorder | None = None,
         reload: bool | Literal["poll"] = False,
+        limits: Limits | None = None,
     ) -> None:
         self.name = name
         """The gateway's name."""
@@ -124,6 +128,8 @@ class Gateway:
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
         self._sessions = Sessions()
+        self.limiter = Limiter(limits, excess=Excess(self._recorder))
+        """Holds clients to the limits."""
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)
@@ -242,6 +248,7 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
+        self.limiter.excess.start(loop.call_later)
         running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
             recorder=self._recorder, later=loop.call_later, on_work=running.watchdog.wake
@@ -283,6 +290,7 @@ class Gateway:
             self._end_sessions()
             forget_port(self.port, self._data)
             self._server = None
+            self.limiter.excess.stop()
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
             ends += self._hosting.close()
@@ -406,11 +414,20 @@ class Gateway:
             "callbacks": len(self._callbacks),
             "sessions": len(self._sessions),
             "bytes_arriving": self._arriving.taken,
+            **self.limiter.stats(),
         }
         for session in self._sessions.on_this_node():
             for name, size in session.stats().items():
                 sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
         return sizes | (self._hosting.stats() if self._hosting is not None else {})
+
+    def counters(self) -> dict[str, int]:
+        """
+        Return how often each limit was exceeded, by the name of its setting.
+
+        They go up only, from 0 when the gateway was made.
+        """
+        return dict(self.limiter.excess.counters)
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
@@ -475,16 +492,22 @@ class Gateway:
         """Make the session of a client that has proven to be the owner."""
         number = next(self._session_numbers)
         caller = owner(host=hello.host_name, session=f"{self._prefix}{number:06x}")
+        admission = self.limiter.admit(
+            caller.user, address=channel.address, is_owner=OWNER_ROLE in caller.roles
+        )
         message, state = welcome(
             monotonic(),
             session=caller.session,
             gateway=self.name,
             user=caller.user,
-            credit=Credit(),
+            credit=self.limiter.credit(),
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
+            on_limit=admission.exceeded,
         )
-        session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
+        session = ClientSession(
+            channel, state, caller=caller, hello=hello, switchboard=self, admission=admission
+        )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
         self._recorder.record(
@@ -512,6 +535,7 @@ class Gateway:
 
     def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
         self._sessions.remove(session)
+        self.limiter.leave(session.admission)
         session.lost(channel, reason)
         self._recorder.record(
             Record(

@@ -14,6 +14,7 @@ passed on by a program that listens elsewhere.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from headgate.errors import (
@@ -176,12 +177,22 @@ class GatewayHandshake:
         token: The owner's local token.
         address: The IP address and port of its own end of the connection.
         nonce: `NONCE_BYTES` random bytes.
+        inspect: Looks at the client's Hello before anything is made of it; it may raise
+            RequestError.
     """
 
-    def __init__(self, *, token: bytes, address: str, nonce: bytes) -> None:
+    def __init__(
+        self,
+        *,
+        token: bytes,
+        address: str,
+        nonce: bytes,
+        inspect: Callable[[Hello], None] | None = None,
+    ) -> None:
         self._token = token
         self._address = address
         self._nonce = nonce
+        self._inspect = inspect
         self._hello: Hello | None = None
 
     def receive(self, message: bytes) -> bytes | Hello:
@@ -211,6 +222,8 @@ class GatewayHandshake:
         raise RemoteProtocolError(f"The client sent {type(frame).__name__} out of order")
 
     def _require(self, hello: Hello) -> None:
+        if self._inspect is not None:
+            self._inspect(hello)
         if VERSION not in hello.versions:
             raise GatewayUnreachable(
                 f"This gateway speaks version {VERSION} of the protocol, the client only "
@@ -234,6 +247,7 @@ def welcome(
     credit: Credit,
     max_message: int,
     allowance: Allowance | None = None,
+    on_limit: Callable[[str], None] | None = None,
 ) -> tuple[bytes, Session]:
     """
     Return the message that opens the session, and the session as the gateway sees it.
@@ -247,6 +261,7 @@ def welcome(
         max_message: Bytes that a message has at most.
         allowance: What this gateway's sessions may hold together of payloads that have arrived
             in part.
+        on_limit: Told the name of a limit of `credit` that refused a call.
     """
     frame = Welcome(
         version=VERSION,
@@ -258,7 +273,14 @@ def welcome(
         unsent=credit.unsent,
         max_message=max_message,
     )
-    opened = Session(now=now, id=session, serves=credit, connecting=False, allowance=allowance)
+    opened = Session(
+        now=now,
+        id=session,
+        serves=credit,
+        connecting=False,
+        allowance=allowance,
+        on_limit=on_limit,
+    )
     return encode(frame), opened
 
 
