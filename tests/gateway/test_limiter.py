@@ -104,8 +104,7 @@ def refused(requests: list[Any]) -> list[RequestError]:
         ("requests_per_second", -1, "of 0 or more"),
         ("requests_per_second", math.nan, "of 0 or more"),
         ("user_requests_per_second", math.inf, "of 0 or more"),
-        ("burst", 0.5, "of 1 or more or 0 for what a second allows"),
-        ("user_burst", -1, "of 1 or more"),
+        ("user_burst", -1, "of 0 or more"),
         ("in_flight", 0, "from 1 to 4096"),
         ("in_flight", 5000, "from 1 to 4096"),
         ("sessions", 0, "of 1 or more"),
@@ -123,6 +122,14 @@ def test_numbers_that_are_no_limit(name: str, value: float, text: str) -> None:
     """A wrong number is refused with the setting, the number and what may stand there."""
     with pytest.raises(ValueError, match=f"limits.{name} is {value}: write a number {text}"):
         limited(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["burst", "user_burst"])
+def test_a_burst_of_less_than_one(name: str) -> None:
+    """With a burst below 1 nothing would ever pass: it is refused, and 0 is something else."""
+    with pytest.raises(ValueError, match=f"limits.{name} is 0.5, .* or 0 for what a second"):
+        limited(**{name: 0.5})
+    limited(**{name: 0})
 
 
 # --- the bucket ----------------------------------------------------------------------------------

@@ -6,9 +6,12 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from ipaddress import IPv6Address, ip_address
 from time import monotonic
+from typing import Annotated, get_type_hints
+
+from annotated_types import Ge, Le
 
 from headgate.errors import Overloaded, RequestError
 from headgate.gateway.excess import Excess
@@ -42,64 +45,69 @@ class Limits:
         ValueError: A number is not one of those that a limit can be.
     """
 
-    requests_per_second: float = 0.0
+    requests_per_second: Annotated[float, Ge(0)] = 0.0
     """Requests and messages a second that a session may send, on average; 0 for no limit."""
 
-    burst: float = 0.0
+    burst: Annotated[float, Ge(0)] = 0.0
     """Requests and messages that a session may send at once; 0 for what a second allows."""
 
-    user_requests_per_second: float = 0.0
+    user_requests_per_second: Annotated[float, Ge(0)] = 0.0
     """The same for all sessions of a user together; 0 for no limit."""
 
-    user_burst: float = 0.0
+    user_burst: Annotated[float, Ge(0)] = 0.0
     """Requests and messages of a user at once; 0 for what a second allows."""
 
-    in_flight: int = MOST_IN_FLIGHT
+    in_flight: Annotated[int, Ge(1), Le(MOST_IN_FLIGHT)] = MOST_IN_FLIGHT
     """Requests that a session may have in flight, at most 4096; for sessions that begin later."""
 
-    sessions: int = 12_000
+    sessions: Annotated[int, Ge(1)] = 12_000
     """Sessions of the gateway; the owner may have 8 more."""
 
-    sessions_per_user: int = 0
+    sessions_per_user: Annotated[int, Ge(0)] = 0
     """Sessions of a user; 0 for no limit of its own. The owner may have 8 more."""
 
-    sessions_per_address: int = 0
+    sessions_per_address: Annotated[int, Ge(0)] = 0
     """Sessions from an IP address that is not loopback; 0 for no limit of its own."""
 
-    connections: int = 4096
+    connections: Annotated[int, Ge(1)] = 4096
     """Connections from all addresses that are not loopback and that are not logged in yet."""
 
-    connections_per_address: int = 256
+    connections_per_address: Annotated[int, Ge(0)] = 256
     """Connections from an IP address, loopback too, that are not logged in yet; 0 for no limit."""
 
-    name_length: int = MAX_NAME
+    name_length: Annotated[int, Ge(SHORTEST_NAME), Le(MAX_NAME)] = MAX_NAME
     """Characters of a project's, a handler's, a user's or a host's name, from 32 to 255."""
 
-    login_seconds: float = 10.0
+    login_seconds: Annotated[float, Ge(0.01), Le(3600)] = 10.0
     """Seconds in which a login must be done."""
 
     def __post_init__(self) -> None:
-        for name in ("requests_per_second", "user_requests_per_second"):
-            self._require(name, 0)
+        for name, (least, most) in _bounds().items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and least <= value <= most):
+                allowed = (
+                    f"from {least} to {most}" if math.isfinite(most) else f"of {least} or more"
+                )
+                raise ValueError(f"limits.{name} is {value}: write a number {allowed}")
         for name in ("burst", "user_burst"):
-            if getattr(self, name) != 0:
-                self._require(name, 1, or_else="or 0 for what a second allows")
-        self._require("in_flight", 1, MOST_IN_FLIGHT)
-        for name in ("sessions", "connections"):
-            self._require(name, 1)
-        for name in ("sessions_per_user", "sessions_per_address", "connections_per_address"):
-            self._require(name, 0)
-        self._require("name_length", SHORTEST_NAME, MAX_NAME)
-        self._require("login_seconds", 0.01, 3600)
+            value = getattr(self, name)
+            if 0 < value < 1:
+                raise ValueError(
+                    f"limits.{name} is {value}, and less than one request cannot pass: write 1 or "
+                    "more, or 0 for what a second allows"
+                )
 
-    def _require(
-        self, name: str, least: float, most: float = math.inf, *, or_else: str = ""
-    ) -> None:
-        value = getattr(self, name)
-        if not (math.isfinite(value) and least <= value <= most):
-            allowed = f"from {least} to {most}" if math.isfinite(most) else f"of {least} or more"
-            cure = " ".join(filter(None, (f"write a number {allowed}", or_else)))
-            raise ValueError(f"limits.{name} is {value}: {cure}")
+
+@cache
+def _bounds() -> dict[str, tuple[float, float]]:
+    """Return the least and the most that each limit may be."""
+    found: dict[str, tuple[float, float]] = {}
+    for name, hint in get_type_hints(Limits, include_extras=True).items():
+        bounds = {Ge: 0.0, Le: math.inf}
+        for rule in hint.__metadata__:
+            bounds[type(rule)] = getattr(rule, "ge" if isinstance(rule, Ge) else "le")
+        found[name] = (bounds[Ge], bounds[Le])
+    return found
 
 
 class TokenBucket:
