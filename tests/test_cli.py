@@ -33,6 +33,7 @@ from headgate.cli.app import DEFAULT_URL, app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
 from headgate.cli.ps import duration
+from headgate.gateway.limits import Limits
 
 HANDLERS = {
     "double": """
@@ -868,6 +869,22 @@ def busy(plant: Plant) -> Iterator[str]:
             pass
         yield handle.request_id
         handle.cancel()
+
+
+def test_stats(project: Path) -> None:
+    """`headgate stats` shows sizes and what each limit refused, also for machines."""
+    limits = Limits(requests_per_second=0.001, burst=2)
+    with headgate.Gateway(projects=project, port=0, limits=limits) as gateway:
+        with headgate.connect(gateway.url) as client:
+            for _ in range(5):
+                client.request("@gateway", "stats").block()
+        result = invoke("stats", "--url", gateway.url)
+        document = json.loads(invoke("stats", "--url", gateway.url, "--json").stdout)
+    assert result.exit_code == 0
+    assert re.search(r"^requests_per_second +3 *$", result.stdout, flags=re.MULTILINE)
+    assert re.search(r"^sessions +1 *$", result.stdout, flags=re.MULTILINE)
+    assert document.keys() == {"stats", "counters"}
+    assert document["counters"]["requests_per_second"] == 3
 
 
 def test_ps_without_a_run(project: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 import headgate
 from headgate import errors
 from headgate.channel import protocol, server
+from headgate.gateway.limits import Limits
 from headgate.invocation import Caller
 from headgate.wire import chunks, codec, extensions, frames, handshake, session
 
@@ -175,7 +176,7 @@ def test_bytes_of_tables(value: Any) -> None:
         f"at most {handshake.MAX_GREETING} bytes",
         f"{handshake.NONCE_BYTES} random bytes or more",
         f"there within {server.HEAD_SECONDS:g} s and has at most {server.HEAD_BYTES >> 10} KiB",
-        f"done within {server.LOGIN_SECONDS:g} s",
+        f"done within {Limits().login_seconds:g} s",
         f"`Welcome.in_flight`, {session.FULL_CREDIT.in_flight}",
         f"`Welcome.unsent`, {session.FULL_CREDIT.unsent >> 20} MiB",
         f"`Welcome.max_message`, {session.MAX_MESSAGE >> 20} MiB",

@@ -267,15 +267,6 @@ class TestGarbage:
             talk(hub, data)
         assert records.told("refused", "head of the request did not come")
 
-    def test_a_slow_login_is_cut(
-        self, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """So does a login that does not come."""
-        monkeypatch.setattr("headgate.channel.server.LOGIN_SECONDS", 0.05)
-        with open_socket(hub) as peer, pytest.raises(ConnectionClosed):
-            peer.recv(timeout=20)
-        assert records.told("refused", "the login did not come")
-
     def test_many_that_wait_disturb_nobody(self, hub: headgate.Gateway) -> None:
         """A hundred connections that say nothing do not keep a client from its answers."""
         waiting = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(100)]

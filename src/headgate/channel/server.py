@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from websockets.http11 import Request as HttpRequest
 from websockets.protocol import State as WebSocketState
@@ -20,6 +20,7 @@ from headgate.channel.local import is_loopback
 from headgate.channel.protocol import Channel
 from headgate.errors import (
     ConfigurationError,
+    GatewayUnreachable,
     HeadgateError,
     Overloaded,
     PermissionDenied,
@@ -39,7 +40,7 @@ from headgate.wire.handshake import (
 )
 from headgate.wire.session import MAX_MESSAGE, Session
 
-__all__ = ["TURN_FRAMES", "Door", "Logins", "Peer", "ServerChannel", "listen"]
+__all__ = ["TURN_FRAMES", "Door", "Limiter", "Logins", "Peer", "ServerChannel", "listen"]
 
 logger = logging.getLogger("headgate.channel")
 
@@ -48,9 +49,6 @@ HEAD_SECONDS = 5.0
 
 HEAD_BYTES = 16 * 1024
 """Bytes that it has at most."""
-
-LOGIN_SECONDS = 10.0
-"""Seconds in which the login must be done."""
 
 LOGINS_AT_ONCE = 512
 """
@@ -147,12 +145,36 @@ class Logins:
         self._methods[method] -= 1
 
 
+class Limiter(Protocol):
+    """Holds those who are not logged in yet to the gateway's limits."""
+
+    @property
+    def login_seconds(self) -> float:
+        """Seconds in which a login must be done."""
+
+    def connecting(self, address: str) -> bool:
+        """Count a connection until `settled`; False if it is one too many, and is not counted."""
+
+    def settled(self, address: str) -> None:
+        """Count a connection no longer: it is logged in, or gone."""
+
+    def overdue(self, address: str) -> None:
+        """Count a login that did not come in time."""
+
+    def require_names(self, hello: Hello, address: str) -> None:
+        """Raise RequestError if a name in a Hello is too long."""
+
+
 class Door(Protocol):
     """What the port needs of the gateway behind it."""
 
     name: str
     token: bytes
     logins: Logins
+
+    @property
+    def limiter(self) -> Limiter:
+        """Holds those who connect to the limits."""
 
     def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
         """
@@ -200,6 +222,7 @@ class ServerChannel(Channel):
         super().__init__(ServerProtocol(max_size=MAX_GREETING))
         self._door = door
         self._peer = Peer("", 0)
+        self._connecting = False
         self._head_bytes = 0
         self._upgraded = False
         self._handshake: GatewayHandshake | None = None
@@ -208,16 +231,21 @@ class ServerChannel(Channel):
         self._ticket_problem = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
         peer = self._peer = Peer.of(transport)
+        if not self._door.limiter.connecting(peer.address):
+            cast(asyncio.Transport, transport).abort()
+            return
+        self._connecting = True
+        super().connection_made(transport)
         name = transport.get_extra_info("sockname")
         self._handshake = GatewayHandshake(
             key=self._key_of,
             address=OVER_TLS if peer.secure else address_of(name),
             nonce=os.urandom(NONCE_BYTES),
             private=peer.private,
+            inspect=lambda hello: self._door.limiter.require_names(hello, peer.address),
         )
-        self._wait_for("the head of the request", HEAD_SECONDS)
+        self._wait(HEAD_SECONDS, self._head_overdue)
 
     @property
     def peer(self) -> Peer:
@@ -229,6 +257,7 @@ class ServerChannel(Channel):
             self._patience.cancel()
         if self._login is not None:
             self._login.cancel()
+        self._settle()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -246,11 +275,22 @@ class ServerChannel(Channel):
         else:
             super().data_received(b"")
 
-    def _wait_for(self, what: str, seconds: float) -> None:
+    def _wait(self, seconds: float, overdue: Callable[[], None]) -> None:
         if self._patience is not None:
             self._patience.cancel()
-        text = f"{what} did not come within {seconds:.0f} seconds"
-        self._patience = self.loop.call_later(seconds, self._turn_away, text)
+        self._patience = self.loop.call_later(seconds, overdue)
+
+    def _head_overdue(self) -> None:
+        self._turn_away(f"the head of the request did not come within {HEAD_SECONDS:g} seconds")
+
+    def _login_overdue(self) -> None:
+        self._door.limiter.overdue(self._peer.address)
+        self.abort("the login did not come in time")
+
+    def _settle(self) -> None:
+        if self._connecting:
+            self._connecting = False
+            self._door.limiter.settled(self._peer.address)
 
     def _turn_away(self, reason: str) -> None:
         self._door.refused(self._peer, reason)
@@ -273,7 +313,7 @@ class ServerChannel(Channel):
         self._core.send_response(response)
         self._upgraded = response.status_code == HTTPStatus.SWITCHING_PROTOCOLS
         if self._upgraded:
-            self._wait_for("the login", LOGIN_SECONDS)
+            self._wait(self._door.limiter.login_seconds, self._login_overdue)
         else:
             self._write()
             self._close_transport()
@@ -378,11 +418,14 @@ class ServerChannel(Channel):
         self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
+        self._settle()
         self._open(session)
 
     def _refuse(self, error: RequestError, reason: str) -> None:
         self._handshake = None
-        self._door.refused(self._peer, reason)
+        if isinstance(error, PermissionDenied | GatewayUnreachable):
+            # What is beyond a limit was counted by it: a flood must not be recorded one by one.
+            self._door.refused(self._peer, reason)
         if self._core.state is WebSocketState.OPEN:
             self._core.send_binary(refuse(error))
             self._core.send_close(1008)

@@ -304,6 +304,23 @@ def ps(
 
 @app.command()
 @calls
+def stats(*, access: Access, as_json: Json = False) -> None:
+    """
+    Show a gateway's numbers: how much there is of what, and what limits refused.
+
+    The counters of the limits go up only, from 0 when the gateway started; each has
+    the name of its setting.
+
+    --json prints {"stats": {…}, "counters": {…}}.
+    """
+    from headgate.cli import stats
+    from headgate.cli.call import Target
+
+    stats.stats(Target(access=access, as_json=as_json))
+
+
+@app.command()
+@calls
 def reload(
     *,
     access: Access,

@@ -36,6 +36,9 @@ class Told(Protocol):
     def stats(self) -> dict[str, int]:
         """Return the size of every table."""
 
+    def counters(self) -> dict[str, int]:
+        """Return how often each limit was exceeded."""
+
 
 def builtins(
     gateway: Told, hosting: Hosting, running: Running, administration: Administration
@@ -47,6 +50,7 @@ def builtins(
         return await hosting.reload(everything=everything)
 
     return {
+        "counters": Builtin(lambda _: gateway.counters()),
         "handlers": Builtin(lambda _: _handlers(hosting)),
         "problems": Builtin(lambda _: hosting.problems),
         "ps": Builtin(lambda _: running.table()),

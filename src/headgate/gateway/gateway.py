@@ -34,8 +34,10 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.dispatch import Dispatch
+from headgate.gateway.excess import Excess
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.limits import Limiter, Limits
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
@@ -50,13 +52,13 @@ from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
 from headgate.security.identities import Identities, Login
-from headgate.security.identity import gateway_itself
+from headgate.security.identity import OWNER_ROLE, gateway_itself
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
 from headgate.wire.handshake import Credentials, welcome
-from headgate.wire.session import MAX_MESSAGE, Credit, Session
+from headgate.wire.session import MAX_MESSAGE, Session
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -94,6 +96,7 @@ class Gateway:
         reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
             for them where the system does not tell. ``headgate run`` does that, a program has
             `reload()`.
+        limits: What clients may have and do at once.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Gateway:
         policy: Policy | None = None,
         recorder: Recorder | None = None,
         reload: bool | Literal["poll"] = False,
+        limits: Limits | None = None,
     ) -> None:
         self.name = name
         """The gateway's name."""
@@ -129,6 +133,8 @@ class Gateway:
         self._store = Store(self._data)
         self._identities: Identities | None = None
         self._sessions = Sessions()
+        self.limiter = Limiter(limits, excess=Excess(self._recorder))
+        """Holds clients to the limits."""
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)
@@ -252,6 +258,7 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
+        self.limiter.excess.start(loop.call_later)
         running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
             recorder=self._recorder, later=loop.call_later, on_work=running.watchdog.wake
@@ -296,6 +303,7 @@ class Gateway:
             forget_port(self.port, self._data)
             self._url_file.unlink(missing_ok=True)
             self._server = None
+            self.limiter.excess.stop()
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
             ends += self._hosting.close()
@@ -425,11 +433,20 @@ class Gateway:
             "sessions": len(self._sessions),
             "logins": len(self.logins),
             "bytes_arriving": self._arriving.taken,
+            **self.limiter.stats(),
         }
         for session in self._sessions.on_this_node():
             for name, size in session.stats().items():
                 sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
         return sizes | (self._hosting.stats() if self._hosting is not None else {})
+
+    def counters(self) -> dict[str, int]:
+        """
+        Return how often each limit was exceeded, by the name of its setting.
+
+        They go up only, from 0 when the gateway was made.
+        """
+        return dict(self.limiter.excess.counters)
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
@@ -520,18 +537,28 @@ class Gateway:
             raise PermissionDenied(identities.problem(login), started=False)
         # Where others can read along a ticket's key is no secret.
         ticket = identities.ticket(login) if channel.peer.private else None
+        admission = self.limiter.admit(
+            caller.user, address=caller.address, is_owner=OWNER_ROLE in caller.roles
+        )
         message, state = welcome(
             monotonic(),
             session=caller.session,
             gateway=self.name,
             user=caller.user,
-            credit=Credit(),
+            credit=self.limiter.credit(),
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
             ticket=ticket,
+            on_limit=admission.exceeded,
         )
         session = ClientSession(
-            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
+            channel,
+            state,
+            caller=caller,
+            login=login,
+            hello=credentials.hello,
+            switchboard=self,
+            admission=admission,
         )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
@@ -587,6 +614,7 @@ class Gateway:
 
     def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
         self._sessions.remove(session)
+        self.limiter.leave(session.admission)
         session.lost(channel, reason)
         self._recorder.record(
             Record(

@@ -9,7 +9,13 @@ from typing import Protocol
 
 from headgate.channel.protocol import Channel
 from headgate.channel.server import ServerChannel
-from headgate.errors import CancellationException, RequestError
+from headgate.errors import (
+    CancellationException,
+    ClientNotFound,
+    GatewayUnreachable,
+    RequestError,
+)
+from headgate.gateway.limits import Admission
 from headgate.invocation import Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
@@ -51,6 +57,7 @@ class ClientSession:
         login: Login,
         hello: Hello,
         switchboard: Switchboard,
+        admission: Admission,
     ) -> None:
         self.id = caller.session
         self.caller = caller
@@ -59,6 +66,7 @@ class ClientSession:
         """What the session rests on."""
         self.project = hello.project
         self.kind = hello.kind
+        self.admission = admission
         self._channel = channel
         self._switchboard = switchboard
         self._session = session
@@ -68,7 +76,12 @@ class ClientSession:
         """Act on what the client sent."""
         if self._ended:
             return
-        longest = monotonic() + MAX_TIMEOUT
+        now = monotonic()
+        longest = now + MAX_TIMEOUT
+        # What is no request is given back: to charge for all is quicker than to count.
+        take = self.admission.take
+        if take is not None and not take(len(events), now):
+            events = self._within_rates(events, now)
         dispatch, serving = self._switchboard.dispatch, self._session.serving
         caller, origin = self.caller, self.id
         for frame, subject, deadline in events:
@@ -85,17 +98,21 @@ class ClientSession:
                     frame.id,
                     frame.ancestors,
                 )
-                if frame.extensions:
-                    invocation.remote_server = str(frame.extensions.get("remote", ""))
-                    invocation.host_name = str(frame.extensions.get("host", ""))
+                if frame.extensions and not self._is_routed(invocation, frame):
+                    continue
                 serving[frame.id] = invocation
                 dispatch(invocation)
             elif isinstance(frame, Cast):
                 invocation = self._invocation(frame, min(deadline, longest))
+                if not self._is_routed(invocation, frame):
+                    continue
                 serving[frame.id] = invocation
                 self._switchboard.deliver(invocation, frame.scope, frame.filters)
-            elif isinstance(frame, Cancel):
-                self._cancelled(subject)
+            else:
+                if take is not None:
+                    self.admission.give_back(1, now)
+                if isinstance(frame, Cancel):
+                    self._cancelled(subject)
 
     def _cancelled(self, invocation: Invocation) -> None:
         outcome = invocation.outcome
@@ -107,7 +124,7 @@ class ClientSession:
             self.learned(invocation, Fate.of(outcome))
 
     def _invocation(self, frame: Call | Cast, deadline: float) -> Invocation:
-        invocation = Invocation(
+        return Invocation(
             self.caller,
             frame.project,
             frame.handler,
@@ -118,10 +135,46 @@ class ClientSession:
             frame.id,
             frame.ancestors,
         )
-        if frame.extensions:
-            invocation.remote_server = str(frame.extensions.get("remote", ""))
-            invocation.host_name = str(frame.extensions.get("host", ""))
-        return invocation
+
+    def _is_routed(self, invocation: Invocation, frame: Call | Cast) -> bool:
+        """Take from a frame where else it is to go; False if a name is too long: it is refused."""
+        longest = self.admission.name_length
+        invocation.remote_server = str(frame.extensions.get("remote", ""))
+        invocation.host_name = str(frame.extensions.get("host", ""))
+        filters = frame.filters if isinstance(frame, Cast) else {}
+        kind: type[RequestError]
+        if len(invocation.remote_server) > longest:
+            kind = GatewayUnreachable
+        elif len(invocation.host_name) > longest:
+            kind = ClientNotFound
+        elif any(len(text) > longest for pair in filters.items() for text in pair):
+            kind = RequestError
+        else:
+            return True
+        self.admission.exceeded("name_length")
+        self._refuse(
+            frame,
+            kind(f"No name has more than {longest} characters: limits.name_length", started=False),
+        )
+        return False
+
+    def _within_rates(self, events: list[Event], now: float) -> list[Event]:
+        """Leave out requests and messages beyond the rates; the last ones are refused."""
+        asked = [frame for frame, _, _ in events if isinstance(frame, Call | Cast)]
+        granted = self.admission.take_some(len(asked), now)
+        refused = asked[granted:]
+        if refused:
+            error = self.admission.refuse(len(refused), now)
+            for frame in refused:
+                self._refuse(frame, error)
+        self.admission.give_back(len(asked) - len(events), now)
+        gone = set(map(id, refused))
+        return [event for event in events if id(event[0]) not in gone]
+
+    def _refuse(self, frame: Call | Cast, error: RequestError) -> None:
+        """Answer a call that nothing is made of."""
+        self._fault(frame.id, error)
+        self._channel.flush_soon()
 
     def lost(self, channel: Channel, reason: str) -> None:
         """Stop what the client asked for: nobody waits for it any more."""
@@ -164,15 +217,13 @@ class ClientSession:
         if type(outcome) is Encoded:
             session.result(invocation.sequence, outcome.data)
         elif isinstance(outcome, Failure):
-            error = outcome.error
-            session.fault(
-                invocation.sequence,
-                error.code,
-                error.message,
-                started=error.started,
-                details=error.details(),
-            )
+            self._fault(invocation.sequence, outcome.error)
         self._channel.flush_soon()
+
+    def _fault(self, number: int, error: RequestError) -> None:
+        self._session.fault(
+            number, error.code, error.message, started=error.started, details=error.details()
+        )
 
     def started(self, invocation: Invocation) -> None:
         """Tell that the handler runs."""

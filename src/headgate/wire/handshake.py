@@ -342,6 +342,8 @@ class GatewayHandshake:
         address: The IP address and port of its own end of the connection, or `OVER_TLS`.
         nonce: `NONCE_BYTES` random bytes.
         private: Whether the connection has TLS or is one of loopback, so that secrets may be sent.
+        inspect: Looks at the client's Hello before anything is made of it; it may raise
+            RequestError.
     """
 
     def __init__(
@@ -351,11 +353,13 @@ class GatewayHandshake:
         address: str,
         nonce: bytes,
         private: bool = True,
+        inspect: Callable[[Hello], None] | None = None,
     ) -> None:
         self._key_of = key
         self._address = address
         self._nonce = nonce
         self._private = private
+        self._inspect = inspect
         self._expected: type[Hello | Proof] | None = Hello
         self._hello: Hello
         self._key: bytes
@@ -388,6 +392,8 @@ class GatewayHandshake:
         return self._credentials(self._hello, frame.proof)
 
     def _require(self, hello: Hello) -> None:
+        if self._inspect is not None:
+            self._inspect(hello)
         if VERSION not in hello.versions:
             raise GatewayUnreachable(
                 f"This gateway speaks version {VERSION} of the protocol, the client only "
@@ -440,6 +446,7 @@ def welcome(
     max_message: int,
     allowance: Allowance | None = None,
     ticket: Ticket | None = None,
+    on_limit: Callable[[str], None] | None = None,
 ) -> tuple[bytes, Session]:
     """
     Return the message that opens the session, and the session as the gateway sees it.
@@ -454,6 +461,7 @@ def welcome(
         allowance: What this gateway's sessions may hold together of payloads that have arrived
             in part.
         ticket: What the client may log in with next time.
+        on_limit: Told the name of a limit of `credit` that refused a call.
     """
     frame = Welcome(
         version=VERSION,
@@ -466,7 +474,14 @@ def welcome(
         max_message=max_message,
         extensions=_given(ticket),
     )
-    opened = Session(now=now, id=session, serves=credit, connecting=False, allowance=allowance)
+    opened = Session(
+        now=now,
+        id=session,
+        serves=credit,
+        connecting=False,
+        allowance=allowance,
+        on_limit=on_limit,
+    )
     return encode(frame), opened
 
 

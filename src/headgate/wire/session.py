@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from itertools import islice
 from typing import Any, Protocol
@@ -156,6 +157,9 @@ class Credit(msgspec.Struct, frozen=True):
     payload: int = MAX_PAYLOAD
     """Bytes of one payload, and of all together that have arrived in part."""
 
+    name_length: int = MAX_NAME
+    """Characters of the name of a project or a handler."""
+
 
 FULL_CREDIT = Credit()
 
@@ -187,6 +191,7 @@ class Session:
         connecting: Whether this side opened the connection; then it is the one that pings first.
         allowance: What it may hold, together with other sessions, of payloads that have arrived
             in part. Default: an allowance of its own.
+        on_limit: Told the name of the limit for which a call of the peer was refused.
     """
 
     # With slots each look is quicker: there are more attributes than Python keeps inline.
@@ -209,6 +214,7 @@ class Session:
         "_last_handed",
         "_last_served",
         "_later_reports",
+        "_on_limit",
         "_ping_after",
         "_pinged",
         "_receivers",
@@ -232,6 +238,7 @@ class Session:
         serves: Credit = FULL_CREDIT,
         connecting: bool = True,
         allowance: Allowance | None = None,
+        on_limit: Callable[[str], None] | None = None,
     ) -> None:
         self.id = id
         self.state = State.OPEN
@@ -241,6 +248,7 @@ class Session:
         """What the peer called and this side has not answered."""
         self._credit = credit
         self._serves = serves
+        self._on_limit = on_limit
         self._deadlines = Deadlines(ANSWER_GRACE)
         self._ended: deque[tuple[float, int]] = deque()
         self._ends: dict[int, Any] = {}
@@ -547,18 +555,24 @@ class Session:
             return
         serving = self.serving
         if len(serving) >= self._serves.in_flight:
-            text = f"More than {self._serves.in_flight} requests of this session are in flight"
-            self._refuse(Fault(number, Overloaded.code, text, False))
+            text = f"The session has {len(serving)} requests in flight, as limits.in_flight allows"
+            self._refuse_over("in_flight", Fault(number, Overloaded.code, text, False))
             return
-        if len(call.handler) > MAX_NAME or len(call.project) > MAX_NAME:
-            text = f"The name of a project or a handler has at most {MAX_NAME} characters"
-            self._refuse(Fault(number, HandlerNotFound.code, text, False))
+        longest = self._serves.name_length
+        if len(call.handler) > longest or len(call.project) > longest:
+            text = f"No name has more than {longest} characters: limits.name_length"
+            self._refuse_over("name_length", Fault(number, HandlerNotFound.code, text, False))
             return
         deadline = call.deadline / 1000 + self._last_arrival[1]
         if call.size and not self._is_whole(call, events, deadline):
             return
         serving[number] = call
         events.append((call, None, deadline))
+
+    def _refuse_over(self, limit: str, fault: Fault) -> None:
+        self._refuse(fault)
+        if self._on_limit is not None:
+            self._on_limit(limit)
 
     def _resulted(self, frame: Any, events: list[Event], now: float) -> None:
         number, size = frame.id, frame.size
