@@ -161,6 +161,9 @@ class Limiter(Protocol):
     def overdue(self, address: str) -> None:
         """Count a login that did not come in time."""
 
+    def crowded(self, address: str) -> None:
+        """Count a login that has to come again later: too many are under way."""
+
     def require_names(self, hello: Hello, address: str) -> None:
         """Raise RequestError if a name in a Hello is too long."""
 
@@ -363,8 +366,7 @@ class ServerChannel(Channel):
         try:
             answer = handshake.receive(message)
             if isinstance(answer, Credentials):
-                work = self._log_in(answer)
-                self._login = self._door.logins.begin(answer.method, work)
+                self._login = self._begin(answer)
             else:
                 self._core.send_binary(answer)
         except RequestError as error:
@@ -409,6 +411,13 @@ class ServerChannel(Channel):
         else:
             self._welcome(message, session)
         self._write()
+
+    def _begin(self, credentials: Credentials) -> asyncio.Task[None]:
+        try:
+            return self._door.logins.begin(credentials.method, self._log_in(credentials))
+        except Overloaded:
+            self._door.limiter.crowded(self._peer.address)
+            raise
 
     def _welcome(self, message: bytes, session: Session) -> None:
         if self._core.state is not WebSocketState.OPEN:

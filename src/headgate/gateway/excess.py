@@ -17,6 +17,7 @@ LIMITS = (
     "connections_per_address",
     "in_flight",
     "login_seconds",
+    "logins",
     "name_length",
     "requests_per_second",
     "sessions",
@@ -24,7 +25,11 @@ LIMITS = (
     "sessions_per_user",
     "user_requests_per_second",
 )
-"""The limits that have a counter, as their settings are named."""
+"""
+The limits that have a counter, as their settings are named.
+
+``logins`` is none of them: a login that came while too many were considered, or after wrong ones.
+"""
 
 ROW_SECONDS = 1.0
 """Seconds that one row of the audit tells of."""

@@ -29,6 +29,7 @@ from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
+    Overloaded,
     PermissionDenied,
     RequestError,
 )
@@ -521,7 +522,11 @@ class Gateway:
     ) -> tuple[bytes, Session]:
         """Make the session of a client whose credentials are good."""
         assert self._identities is not None
-        login = await self._identities.log_in(credentials, channel.peer)
+        try:
+            login = await self._identities.log_in(credentials, channel.peer)
+        except Overloaded:
+            self.limiter.crowded(channel.peer.address)
+            raise
         if self._stopping:
             raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
         return self._admit(channel, credentials, login)

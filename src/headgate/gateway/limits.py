@@ -314,6 +314,10 @@ class Limiter:
         """Count a login that did not come in time."""
         self.exceeded("login_seconds", address=address)
 
+    def crowded(self, address: str) -> None:
+        """Count a login that has to come again later: too many are under way."""
+        self.exceeded("logins", address=address)
+
     def require_names(self, hello: Hello, address: str) -> None:
         """
         Look at the names in a Hello, before anything is made of them.
