@@ -271,6 +271,17 @@ async def test_certificate_expires(desk: Desk) -> None:
         await desk.by_certificate(der)
 
 
+async def test_removed_certificate_stays_removed(desk: Desk) -> None:
+    """What a removed certificate opened stays over, also when another one is added after it."""
+    await desk.user()
+    der = certificate()
+    made = await desk.do("certificate_add", user="ada", certificate=der)
+    login = await desk.by_certificate(der)
+    await desk.do("certificate_remove", id=made["id"])
+    await desk.do("certificate_add", user="ada", certificate=der)
+    assert desk.identities.current(login) is None
+
+
 # --- anonymous, local, unknown -------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -252,4 +252,10 @@ class SessionsMachine(RuleBasedStateMachine):
 
 
 TestSessions = SessionsMachine.TestCase
-TestSessions.settings = settings(max_examples=10, stateful_step_count=25, deadline=None)
+TestSessions.settings = settings(
+    max_examples=10,
+    stateful_step_count=25,
+    deadline=None,
+    # Each step writes to a disk: to make a failure shorter would take minutes.
+    phases=(Phase.reuse, Phase.generate),
+)
