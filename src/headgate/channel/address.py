@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from urllib.parse import urlsplit
 
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
 
-__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "url_of"]
+__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Certificate", "FilePath", "url_of"]
+
+FilePath = str | os.PathLike[str]
+
+Certificate = FilePath | tuple[FilePath, FilePath]
+"""A client certificate's file, PEM, which holds its key too, or the files of the two."""
 
 DEFAULT_PORT = 8188
 """The gateway's port: Ignition's own ones (8088, 8043, 8060) are taken on many machines."""
@@ -28,12 +34,16 @@ class Address:
 
     Args:
         url: Such as ``ws://127.0.0.1:8188``.
+        ca: The file of the authority, PEM, that the gateway's certificate must come from.
+        certificate: The client certificate to show.
 
     Raises:
         ConfigurationError: It is no such URL.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, ca: FilePath | None = None, certificate: Certificate | None = None
+    ) -> None:
         parts = urlsplit(url)
         cure = f"Write for example {DEFAULT_URL}"
         try:
@@ -45,6 +55,13 @@ class Address:
         self.host = parts.hostname
         self.port = port or DEFAULT_PORT
         self.url = url_of(self.host, self.port)
+        self.ca = ca
+        self.certificate = certificate
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection has TLS."""
+        return self.url.startswith("wss:")
 
     def token(self) -> bytes:
         """
@@ -61,7 +78,7 @@ class Address:
         if not is_loopback(self.host):
             raise PermissionDenied(
                 f"{self.url} is another machine: the owner's local token works only on the "
-                "gateway's own one",
+                "gateway's own one. Give a user and a password, or a token, and use wss://",
                 started=False,
             )
         try:

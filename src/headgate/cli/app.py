@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from headgate import __version__
-from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.channel.address import DEFAULT_PORT
 from headgate.cli import users
+from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -22,7 +23,9 @@ EPILOG = "\n\n".join(
         'command is one too: {"error": {"code", "type", "message", "started", "fate"}},\n'
         "with the same exit code. Only what is wrong with the arguments themselves is\n"
         "text on stderr.",
-        "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
+        "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.\n"
+        "HEADGATE_USER with HEADGATE_PASSWORD_FILE, HEADGATE_TOKEN, HEADGATE_TOKEN_FILE,\n"
+        "HEADGATE_CERTIFICATE with HEADGATE_KEY log in, HEADGATE_CA is for wss://.",
     ]
 )
 
@@ -37,7 +40,6 @@ app = typer.Typer(
 for _group in (users.user, users.token, users.certificate):
     app.add_typer(_group)
 
-Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]
 HandlerName = Annotated[str, typer.Argument(help="Name of the handler.")]
@@ -181,11 +183,13 @@ def check(
 
 
 @app.command()
+@calls
 def request(
+    *,
     project: ProjectName,
     handler: HandlerName,
     payload: Payload = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Default: 60.", show_default=False),
@@ -209,7 +213,7 @@ def request(
     from headgate.cli import call
 
     call.request(
-        call.Target(url=url, project=project, handler=handler, as_json=as_json),
+        call.Target(access=access, project=project, handler=handler, as_json=as_json),
         payload,
         timeout=timeout,
         remote_server=remote_server,
@@ -218,7 +222,9 @@ def request(
 
 
 @app.command()
+@calls
 def message(
+    *,
     project: ProjectName,
     handler: HandlerName,
     payload: Payload = None,
@@ -230,7 +236,7 @@ def message(
             show_default=False,
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     as_json: Json = False,
 ) -> None:
     """
@@ -243,12 +249,13 @@ def message(
     """
     from headgate.cli import call
 
-    target = call.Target(url=url, project=project, handler=handler, as_json=as_json)
+    target = call.Target(access=access, project=project, handler=handler, as_json=as_json)
     call.message(target, payload, scope=scope)
 
 
 @app.command()
-def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+@calls
+def handlers(access: Access, as_json: Json = False) -> None:
     """
     List the message handlers of a gateway, and what is wrong with its projects.
 
@@ -256,11 +263,13 @@ def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     """
     from headgate.cli import call
 
-    call.handlers(call.Target(url=url, as_json=as_json))
+    call.handlers(call.Target(access=access, as_json=as_json))
 
 
 @app.command()
+@calls
 def ps(
+    *,
     stack: Annotated[
         str | None,
         typer.Option(
@@ -270,7 +279,7 @@ def ps(
             show_default=False,
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     as_json: Json = False,
 ) -> None:
     """
@@ -286,7 +295,7 @@ def ps(
     from headgate.cli import ps
     from headgate.cli.call import Target
 
-    target = Target(url=url, as_json=as_json)
+    target = Target(access=access, as_json=as_json)
     if stack is None:
         ps.ps(target)
     else:
@@ -294,8 +303,10 @@ def ps(
 
 
 @app.command()
+@calls
 def reload(
-    url: Url = DEFAULT_URL,
+    *,
+    access: Access,
     everything: Annotated[
         bool, typer.Option("--all", help="All projects, not only those that changed.")
     ] = False,
@@ -312,7 +323,8 @@ def reload(
     """
     from headgate.cli import call
 
-    call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
+    target = call.Target(access=access, handler="reload", as_json=as_json)
+    call.reload(target, everything=everything)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -24,11 +24,12 @@ from headgate.channel.local import (
     read_or_make_token,
 )
 from headgate.channel.protocol import Channel
-from headgate.channel.server import ServerChannel, listen
+from headgate.channel.server import Logins, Peer, ServerChannel, listen
 from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
+    PermissionDenied,
     RequestError,
 )
 from headgate.gateway.builtins import builtins
@@ -48,14 +49,13 @@ from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identities import Identities
+from headgate.security.identities import Identities, Login
 from headgate.security.identity import gateway_itself
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
-from headgate.wire.frames import Hello
-from headgate.wire.handshake import welcome
+from headgate.wire.handshake import Credentials, welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class Gateway:
         """The gateway's name."""
         self.token = b""
         """The owner's local token, once the gateway has started."""
+        self.logins = Logins()
+        """Who asks to be let in at this moment."""
         self.port = port
         """The port that it listens on."""
         self.globals: dict[str, Any] = {}
@@ -309,6 +311,7 @@ class Gateway:
             self._requests.stop(invocation, error)
 
     def _end_sessions(self) -> None:
+        self.logins.cancel()
         for session in self._sessions.on_this_node():
             session.close("the gateway stops")
 
@@ -420,6 +423,7 @@ class Gateway:
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
             "sessions": len(self._sessions),
+            "logins": len(self.logins),
             "bytes_arriving": self._arriving.taken,
         }
         for session in self._sessions.on_this_node():
@@ -486,13 +490,36 @@ class Gateway:
 
     # --- the port's side --------------------------------------------------------------------------
 
-    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
-        """Make the session of a client that has proven to be the owner."""
-        number = next(self._session_numbers)
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
+        """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
+        identities = self._identities
+        assert identities is not None
+        key = identities.ticket_key(ticket, peer)
+        if key is None:
+            raise PermissionDenied(identities.ticket_problem(ticket, peer), started=False)
+        return key
+
+    async def log_in(
+        self, channel: ServerChannel, credentials: Credentials
+    ) -> tuple[bytes, Session]:
+        """Make the session of a client whose credentials are good."""
         assert self._identities is not None
-        login = self._identities.local(hello.host_name, channel.peer.rpartition(":")[0].strip("[]"))
-        caller = self._identities.current(login, session=f"{self._prefix}{number:06x}")
-        assert caller is not None
+        login = await self._identities.log_in(credentials, channel.peer)
+        if self._stopping:
+            raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
+        return self._admit(channel, credentials, login)
+
+    def _admit(
+        self, channel: ServerChannel, credentials: Credentials, login: Login
+    ) -> tuple[bytes, Session]:
+        identities = self._identities
+        assert identities is not None
+        id = f"{self._prefix}{next(self._session_numbers):06x}"
+        caller = identities.current(login, session=id)
+        if caller is None:
+            raise PermissionDenied(identities.problem(login), started=False)
+        # Where others can read along a ticket's key is no secret.
+        ticket = identities.ticket(login) if channel.peer.private else None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -501,15 +528,23 @@ class Gateway:
             credit=Credit(),
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
+            ticket=ticket,
         )
         session = ClientSession(
-            channel, state, caller=caller, login=login, hello=hello, switchboard=self
+            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
         )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
-        self._sessions.watch(session, self._identities, self._login_ended)
+        self._sessions.watch(session, identities, self._login_ended)
         self._recorder.record(
-            Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
+            Record(
+                event="login",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=caller.session,
+                detail=f"{credentials.method} from {channel.peer}",
+            )
         )
         return message, state
 
@@ -530,9 +565,11 @@ class Gateway:
             )
         )
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
-        self._recorder.record(Record(event="refused", detail=f"{peer}: {reason}"))
+        self._recorder.record(
+            Record(event="refused", address=peer.address, detail=f"{peer}: {reason}")
+        )
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
         """Answer a plain HTTP request."""

@@ -59,7 +59,6 @@ class ClientSession:
         """What the session rests on."""
         self.project = hello.project
         self.kind = hello.kind
-        self.peer = channel.peer
         self._channel = channel
         self._switchboard = switchboard
         self._session = session

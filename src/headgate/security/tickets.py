@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
 
 import msgspec
+
+from headgate.wire.handshake import Ticket
 
 __all__ = ["TICKET_SECONDS", "Claims", "Ticket", "Tickets"]
 
@@ -13,18 +14,6 @@ TICKET_SECONDS = 12 * 3600.0
 """Seconds from a login with a password, token or certificate until its tickets are over."""
 
 SEAL_BYTES = 32
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """What a client gets at login."""
-
-    blob: bytes
-    """What it shows: readable, but sealed by the gateway."""
-    key: bytes = field(repr=False)
-    """What it proves that it knows; it is never sent again."""
-    seconds: float
-    """How long it is good for from now on."""
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
