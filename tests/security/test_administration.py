@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,13 +19,6 @@ ADMIN = Caller(
     address="10.1.0.9",
     method="password",
 )
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A gateway's identities; there is nobody yet."""
-    with closing(Desk(tmp_path / "data")) as desk:
-        yield desk
 
 
 async def names(desk: Desk) -> list[str]:

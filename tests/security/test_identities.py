@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +24,6 @@ from headgate.store.tables import keys, tokens
 from tests.security.accounts import PASSWORD, Desk, Hello, Peer, Shown, certificate
 
 HOUR = 3600.0
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A gateway's identities; there is nobody yet."""
-    with closing(Desk(tmp_path / "data")) as desk:
-        yield desk
 
 
 def roles(desk: Desk, login: Login) -> set[str]:

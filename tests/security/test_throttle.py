@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -173,3 +173,4 @@ class ThrottleMachine(RuleBasedStateMachine):
 
 
 TestThrottleMachine = ThrottleMachine.TestCase
+TestThrottleMachine.settings = settings(max_examples=40, deadline=None)

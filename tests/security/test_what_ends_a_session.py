@@ -253,7 +253,7 @@ class SessionsMachine(RuleBasedStateMachine):
 
 TestSessions = SessionsMachine.TestCase
 TestSessions.settings = settings(
-    max_examples=10,
+    max_examples=6,
     stateful_step_count=25,
     deadline=None,
     # Each step writes to a disk: to make a failure shorter would take minutes.
