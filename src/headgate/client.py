@@ -471,6 +471,8 @@ if hasattr(os, "register_at_fork"):
 def connect(
     url: str = f"ws://127.0.0.1:{DEFAULT_PORT}",
     *,
+    ca: str | os.PathLike[str] | None = None,
+    certificate: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None = None,
     project: str = "",
     host_name: str | None = None,
     connect_wait: float = 0.0,
@@ -484,7 +486,12 @@ def connect(
     returns. The login uses the owner's local token: the gateway must run as the same user.
 
     Args:
-        url: The gateway's URL.
+        url: The gateway's URL: ``wss://…`` for TLS. To a gateway of this user on this machine TLS
+            is spoken whenever it does.
+        ca: The authorities that may vouch for the gateway's certificate: a PEM file, such as the
+            ``ca.pem`` of ``headgate cert init``. Default: those that this system trusts.
+        certificate: A certificate of this client, with its key in the same PEM file, or a pair of
+            files, for gateways that ask for one.
         project: The project that this program belongs to, for `system.util.getProjectName`.
         host_name: The host name to claim. Default: this machine's.
         connect_wait: Seconds for which a request waits, its deadline running, while there is no
@@ -494,12 +501,12 @@ def connect(
         The client, which connects again by itself when the connection breaks.
 
     Raises:
-        ConfigurationError: The URL is wrong.
+        ConfigurationError: The URL is wrong, or a file for TLS cannot be read.
         GatewayUnreachable: Nothing answers there, or what answers is no gateway.
         PermissionDenied: The gateway is another user's, or the program there is none of this user.
     """
     client = Client(
-        Address(url),
+        Address(url, ca=ca, certificate=certificate),
         project=project,
         host_name=socket.gethostname() if host_name is None else host_name,
         kind="client",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable
 from time import monotonic
 
@@ -11,8 +12,9 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from headgate.channel.address import DEFAULT_PORT, Address
+from headgate.channel.address import DEFAULT_PORT, Address, url_of
 from headgate.channel.protocol import Channel, Closed, Events
+from headgate.channel.tls import ClientTls, explain_failure, is_wrong_name
 from headgate.errors import GatewayUnreachable, HeadgateError, RemoteProtocolError
 from headgate.wire.frames import Welcome
 from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
@@ -22,6 +24,9 @@ __all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
 
 HANDSHAKE_SECONDS = 10.0
 """Seconds in which the connection and the login must be done."""
+
+SHUTDOWN_SECONDS = 2.0
+"""Seconds for which the end of a TLS connection waits for the gateway's."""
 
 
 class ClientChannel(Channel):
@@ -53,7 +58,10 @@ class ClientChannel(Channel):
         self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._give_up(GatewayUnreachable(f"The connection closed during the login: {exc}"))
+        # A gateway refuses a client's certificate only after the handshake of TLS 1.3.
+        failure = explain_failure(exc) if exc is not None else ""
+        text = f"The connection closed during the login: {failure or exc}"
+        self._give_up(GatewayUnreachable(text))
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -125,12 +133,11 @@ async def open_channel(
             kind=kind,
         )
 
-    loop = asyncio.get_running_loop()
     channel = ClientChannel(login, url=address.url)
     channel.attach(on_events, on_closed)
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await loop.create_connection(lambda: channel, address.host, address.port)
+            await _dial(channel, address)
             await channel.opened
     except OSError as error:
         if isinstance(error, HeadgateError):
@@ -149,3 +156,51 @@ async def open_channel(
             channel.opened.cancel()
             channel.abort("the login failed")
     return channel
+
+
+async def _dial(channel: ClientChannel, address: Address) -> None:
+    """
+    Make the connection, with TLS if the address has it.
+
+    Raises:
+        OSError: It did not come to a connection.
+        GatewayUnreachable: It did, and TLS failed.
+        ConfigurationError: A file for TLS cannot be read.
+    """
+    tls = address.tls()
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        await loop.create_connection(lambda: channel, address.host, address.port)
+        return
+    try:
+        await loop.create_connection(
+            lambda: channel,
+            address.host,
+            address.port,
+            ssl=tls.context(),
+            server_hostname=address.host,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+    except ssl.SSLError as error:
+        text = explain_failure(error, host=address.host, tls=tls)
+        if is_wrong_name(error):
+            text += await _names_shown(address, tls)
+        raise GatewayUnreachable(f"Not connected to {address.url}: {text}", started=False) from None
+
+
+async def _names_shown(address: Address, tls: ClientTls) -> str:
+    """Say which names a certificate has that was refused for its names alone."""
+    context = tls.context()
+    context.check_hostname = False
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    except OSError:
+        return ""
+    shown = writer.get_extra_info("peercert") or {}
+    writer.transport.abort()
+    names = [value for _, value in shown.get("subjectAltName", ())]
+    if not names:
+        return ""
+    one = url_of(names[0], address.port, secure=True)
+    return f", but for {', '.join(names)}. Write one of them, such as {one}"
