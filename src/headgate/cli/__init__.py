@@ -8,6 +8,7 @@ The command line: ``headgate --help``.
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `projects`  init and check: projects without a gateway
+- `cert`      the certificates of a gateway
 - `demo`      the manual page's requests, as they happen
 
 Only the module of the command that runs is imported: ``headgate --help`` needs no server and no

@@ -21,7 +21,9 @@ EPILOG = "\n\n".join(
         'command is one too: {"error": {"code", "type", "message", "started", "fate"}},\n'
         "with the same exit code. Only what is wrong with the arguments themselves is\n"
         "text on stderr.",
-        "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.",
+        "HEADGATE_URL is the gateway to call, HEADGATE_CA the authority of its certificate\n"
+        "(for wss://), HEADGATE_CERTIFICATE your own certificate with its key, HEADGATE_HOME\n"
+        "the folder of your data.",
     ]
 )
 
@@ -56,6 +58,23 @@ Named = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
 ]
+GatewayName = Annotated[str, typer.Option(help="Its name in the Gateway Network.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The gateway's own folder. Default: one for its name among your data.",
+        show_default=False,
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME_OR_ADDRESS]…",
+        help="Names of the gateway, the best first.",
+        show_default=False,
+    ),
+]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -85,21 +104,18 @@ def demo() -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Option(help="Its name in the Gateway Network.")] = "gateway",
+    name: GatewayName = "gateway",
     projects: Projects = None,
     project: Named = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
     ] = DEFAULT_PORT,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="The gateway's own folder. Default: one for its name among your data.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen beyond this machine without TLS or without users."),
+    ] = False,
     reload: Annotated[
         bool, typer.Option(help="Let edits of the projects take effect while it runs.")
     ] = True,
@@ -132,6 +148,7 @@ def run(
         host=host,
         port=port,
         data=data,
+        insecure=insecure,
         reload="poll" if reload and poll else reload,
         log_level=log_level,
         as_json=as_json,
@@ -309,6 +326,82 @@ def reload(
     from headgate.cli import call
 
     call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
+
+
+_cert = typer.Typer(no_args_is_help=True, help="The certificates of a gateway, for TLS.")
+app.add_typer(_cert, name="cert")
+
+
+@_cert.command("init")
+def cert_init(
+    names: Names = None, name: GatewayName = "gateway", data: Data = None, as_json: Json = False
+) -> None:
+    """
+    Make a private authority and a server certificate, so that the port speaks TLS.
+
+    The certificate is for the names that you give, this machine's name and
+    addresses, and localhost. It is valid for 397 days, the authority for 10 years.
+
+    --json prints {"certificates": […]}, as `cert show` does.
+    """
+    from headgate.cli import cert
+
+    cert.init(names or [], name=name, data=data, as_json=as_json)
+
+
+@_cert.command("renew")
+def cert_renew(
+    names: Names = None, name: GatewayName = "gateway", data: Data = None, as_json: Json = False
+) -> None:
+    """
+    Make a new server certificate, with a new key; the authority stays.
+
+    It is for the names of the one before, or for those that you give and
+    localhost. A gateway that runs takes it by itself, and its sessions go on.
+    """
+    from headgate.cli import cert
+
+    cert.renew(names or [], name=name, data=data, as_json=as_json)
+
+
+@_cert.command("client")
+def cert_client(
+    user: Annotated[
+        str, typer.Argument(help="The user that it stands for.", show_default=False)
+    ] = "",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A machine that it stands for. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Default: in the folder tls/clients of its data.",
+            show_default=False,
+        ),
+    ] = None,
+    name: GatewayName = "gateway",
+    data: Data = None,
+) -> None:
+    """Make a client certificate with its key, for a user, a machine, or both."""
+    from headgate.cli import cert
+
+    cert.client(user, host or [], output=output, name=name, data=data)
+
+
+@_cert.command("show")
+def cert_show(name: GatewayName = "gateway", data: Data = None, as_json: Json = False) -> None:
+    """
+    Show what the certificates are for, when they end, and their fingerprints.
+
+    --json prints {"certificates": […]}.
+    """
+    from headgate.cli import cert
+
+    cert.show(name=name, data=data, as_json=as_json)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -141,7 +142,10 @@ def connected(target: Target) -> Client:
     """Return a client of the gateway; raises GatewayUnreachable if it cannot be reached."""
     # What the client logs of a lost connection, the request's own error says too.
     logging.getLogger("headgate").addHandler(logging.NullHandler())
-    return connect(target.url)
+    if not target.url.startswith("wss:"):
+        return connect(target.url)
+    ca, certificate = (os.environ.get(f"HEADGATE_{name}") for name in ("CA", "CERTIFICATE"))
+    return connect(target.url, ca=ca or None, certificate=certificate or None)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +120,8 @@ class ServerTls:
             require_client=self._require_client,
         )
         certificate = Certificate.of_file(files.certificate)
+        if os.name == "posix" and files.key.stat().st_mode & 0o004:
+            logger.warning("Everybody on this machine can read the key %s: chmod 600", files.key)
         copy_certificate(files.certificate, self.shown)
         return context, certificate
 

@@ -5,7 +5,7 @@ A gateway's folder for them, ``tls`` in its data folder, holds::
 
     ca.pem  ca-key.pem              the private authority: ca.pem is what clients are given
     server.pem  server-key.pem      what the port shows
-    clients/                        where certificates of clients are put if nobody says where
+    clients/                        certificates of clients with their keys, if nobody says where
 
 Keys are for elliptic curves (P-256), in files that only their owner can read.
 """
@@ -188,41 +188,33 @@ class Folder:
         """
         self._make_server(_server_names(names or Certificate.of_file(self.server).names))
 
-    def client(
-        self, *, user: str = "", hosts: Sequence[str] = (), certificate: Path, key: Path
-    ) -> None:
+    def client(self, file: Path, *, user: str = "", hosts: Sequence[str] = ()) -> None:
         """
-        Make a certificate for a client, and its key.
+        Make a certificate for a client, and its key, in one file that only its owner can read.
 
         Args:
+            file: The file; it must not exist.
             user: The user that it stands for; empty for a machine's.
             hosts: Host names and IP addresses that it stands for.
-            certificate: The file for the certificate.
-            key: The file for the key; both may be the same file.
 
         Raises:
-            ConfigurationError: There is no authority, a file exists already, or a name is none.
+            ConfigurationError: There is no authority, the file exists, or a name is none.
         """
-        for file in (certificate, key):
-            if file.exists():
-                raise ConfigurationError(
-                    "The file exists already, and keys are never overwritten",
-                    cure="Remove it, or choose another one with -o",
-                    file=str(file),
-                )
+        if file.exists():
+            raise ConfigurationError(
+                "The file exists already, and keys are never overwritten",
+                cure="Remove it, or choose another one with -o",
+                file=str(file),
+            )
         alternatives = [_general_name(name) for name in hosts]
         if user:
             alternatives.append(x509.UniformResourceIdentifier(USER_URI + quote(user, safe="")))
         if not alternatives:
             raise ConfigurationError("Whose certificate is it?", cure="Name a user or a --host")
-        private = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
-        signed = self._sign(private, user or hosts[0], alternatives, usage=usage, days=CLIENT_DAYS)
-        if certificate == key:
-            _write(key, _key_pem(private) + signed.public_bytes(Encoding.PEM), private=True)
-        else:
-            _write(key, _key_pem(private), private=True)
-            _write(certificate, signed.public_bytes(Encoding.PEM))
+        signed = self._sign(key, user or hosts[0], alternatives, usage=usage, days=CLIENT_DAYS)
+        _write(file, _key_pem(key) + signed.public_bytes(Encoding.PEM), private=True)
 
     def _make_authority(self) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
