@@ -302,7 +302,10 @@ class Client(Scope):
         entered(self)
 
     async def _stop(self) -> None:
+        channel = self._channel
         self._shut()
+        if channel is not None:
+            await channel.over()
 
     def _shut(self) -> None:
         left(self)

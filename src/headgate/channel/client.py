@@ -13,7 +13,7 @@ from websockets.http11 import Response
 from websockets.uri import parse_uri
 
 from headgate.channel.address import DEFAULT_PORT, Address, url_of
-from headgate.channel.protocol import Channel, Closed, Events
+from headgate.channel.protocol import SHUTDOWN_SECONDS, Channel, Closed, Events
 from headgate.channel.tls import ClientTls, explain_failure, is_wrong_name
 from headgate.errors import GatewayUnreachable, HeadgateError, RemoteProtocolError
 from headgate.wire.frames import Welcome
@@ -25,9 +25,6 @@ __all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
 HANDSHAKE_SECONDS = 10.0
 """Seconds in which the connection and the login must be done."""
 
-SHUTDOWN_SECONDS = 2.0
-"""Seconds for which the end of a TLS connection waits for the gateway's."""
-
 
 class ClientChannel(Channel):
     """The client's end of a channel."""
@@ -38,6 +35,8 @@ class ClientChannel(Channel):
         super().__init__(ClientProtocol(parse_uri(f"{url}/channel"), max_size=MAX_MESSAGE))
         self._login = login
         self._handshake: ClientHandshake | None = None
+        self._secure = False
+        self._upgraded = False
         self.opened: asyncio.Future[Session] = self.loop.create_future()
 
     @property
@@ -53,15 +52,21 @@ class ClientChannel(Channel):
         if peer is None:
             self._give_up(GatewayUnreachable("The connection broke as soon as it was made"))
             return
+        self._secure = transport.get_extra_info("ssl_object") is not None
         self._handshake = self._login(address_of(peer))
         self._core.send_request(self._core.connect())
         self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A gateway refuses a client's certificate only after the handshake of TLS 1.3.
-        failure = explain_failure(exc) if exc is not None else ""
-        text = f"The connection closed during the login: {failure or exc}"
-        self._give_up(GatewayUnreachable(text))
+        reason = (explain_failure(exc) if exc is not None else "") or str(exc)
+        if self._secure and not self._upgraded:
+            # Not every gateway says why in a TLS alert.
+            reason = (
+                f"{reason}. It may want a client certificate (certificate=), or not take this one: "
+                "its audit says which"
+            )
+        self._give_up(GatewayUnreachable(f"The connection closed during the login: {reason}"))
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -78,6 +83,7 @@ class ClientChannel(Channel):
             body = (head.body or b"").decode(errors="replace").strip()
             self._give_up(GatewayUnreachable(f"The gateway refused: {head.status_code} {body}"))
             return
+        self._upgraded = True
         assert self._handshake is not None
         self._core.send_binary(self._handshake.hello())
 

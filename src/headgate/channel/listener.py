@@ -11,7 +11,9 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakSet
 
+from headgate.channel.protocol import SHUTDOWN_SECONDS
 from headgate.channel.server import TLS_HANDSHAKE, ServerChannel
 from headgate.errors import ConfigurationError
 from headgate.wire.handshake import address_of
@@ -22,9 +24,6 @@ logger = logging.getLogger("headgate.channel")
 
 HANDSHAKE_SECONDS = 5.0
 """Seconds in which a connection must have begun to speak TLS, and then must have done with it."""
-
-SHUTDOWN_SECONDS = 2.0
-"""Seconds for which the end of a TLS connection waits for the other side's."""
 
 HANDSHAKES = 2048
 """Connections that are in their handshake, at most; more wait in the system's queue."""
@@ -63,7 +62,8 @@ class Listener:
         most_from_one: int,
     ) -> None:
         self._sockets = sockets
-        self._make_channel = make_channel
+        self._make = make_channel
+        self._channels: WeakSet[ServerChannel] = WeakSet()
         self._context = context
         self._refused = refused
         self._most_from_one = most_from_one
@@ -101,6 +101,17 @@ class Listener:
         for sock in self._sockets if not self._servers else ():
             # Where the loop still looks at it, it must not be another's number yet.
             self._loop.call_soon(sock.close)
+
+    async def over(self) -> None:
+        """Wait until all connections that were closed have ended, and cut the others."""
+        for channel in list(self._channels):
+            await channel.over()
+
+    def _make_channel(self) -> ServerChannel:
+        channel = self._make()
+        if self._context is not None:
+            self._channels.add(channel)
+        return channel
 
     async def _accept(self, sock: socket.socket, context: Callable[[], ssl.SSLContext]) -> None:
         while True:

@@ -301,7 +301,7 @@ class Gateway:
         if self._serves:
             await self._let_finish(grace)
             self._end_sessions()
-            self._port.forget()
+            await self._port.over()
             self._serves = False
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:

@@ -143,8 +143,10 @@ class Port:
         if self._listener is not None:
             self._listener.close()
 
-    def forget(self) -> None:
-        """Let the owner's clients find this gateway here no more."""
+    async def over(self) -> None:
+        """Wait until its connections have ended; let clients find this gateway here no more."""
+        if self._listener is not None:
+            await self._listener.over()
         forget_port(self.number, self._data)
 
     async def look(self) -> None:

@@ -357,8 +357,9 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def _common_name(text: str) -> x509.Name:
-    # A common name has at most 64 characters (X.520); it is for people only.
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
+    # A common name is short (X.520), and for people only.
+    short = text.encode("utf-8", "replace")[:64].decode("utf-8", "ignore")
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, short)])
 
 
 def _builder(
