@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from headgate.wire.codec import decode, encode
-from headgate.wire.frames import Call, Hello
-from headgate.wire.handshake import ClientHandshake, GatewayHandshake, welcome
+from headgate.wire.frames import Call
+from headgate.wire.handshake import Claim, ClientHandshake, Credentials, GatewayHandshake, welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 DOCUMENT = Path(__file__).with_name("protocol.md")
@@ -47,15 +47,15 @@ class Message(NamedTuple):
 def messages() -> list[Message]:
     """Play a login, a request and its response; return every message in order."""
     client = ClientHandshake(
-        token=TOKEN, address=ADDRESS, nonce=CLIENT_NONCE, project="", host_name="panel-1"
+        Claim.local(TOKEN), address=ADDRESS, nonce=CLIENT_NONCE, project="", host_name="panel-1"
     )
-    gateway = GatewayHandshake(token=TOKEN, address=ADDRESS, nonce=GATEWAY_NONCE)
+    gateway = GatewayHandshake(key=lambda hello: TOKEN, address=ADDRESS, nonce=GATEWAY_NONCE)
     hello = client.hello()
     challenge = gateway.receive(hello)
     assert isinstance(challenge, bytes)
     proof = client.receive(challenge, 5.0)
     assert isinstance(proof, bytes)
-    assert isinstance(gateway.receive(proof), Hello)
+    assert isinstance(gateway.receive(proof), Credentials)
     opening, serving = welcome(
         700.0,
         session=SESSION,

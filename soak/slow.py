@@ -28,7 +28,7 @@ from headgate.channel.address import Address
 from headgate.errors import HeadgateError
 from headgate.wire.codec import encode as encode_value
 from headgate.wire.frames import Batch, Call, Chunk, Fault, Ping, Result, decode_batch, encode
-from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
+from headgate.wire.handshake import NONCE_BYTES, Claim, ClientHandshake, address_of
 from headgate.wire.session import Session
 from soak.ledger import GRACE, MOST_PROBLEMS
 from soak.plan import Setup
@@ -93,7 +93,7 @@ class Connection:
 
     def _log_in(self, address: Address) -> None:
         handshake = ClientHandshake(
-            token=address.token(),
+            Claim.local(address.token()),
             address=address_of(self._socket.getpeername()),
             nonce=os.urandom(NONCE_BYTES),
         )

@@ -33,13 +33,12 @@ from headgate.wire.frames import (
     Bye,
     Call,
     FateFrame,
-    Hello,
     Result,
     Started,
     decode_batch,
     encode,
 )
-from headgate.wire.handshake import GatewayHandshake, welcome
+from headgate.wire.handshake import Credentials, GatewayHandshake, welcome
 from headgate.wire.session import Credit
 
 if TYPE_CHECKING:
@@ -97,12 +96,12 @@ class Stage:
 
     def _talk(self, peer: ServerConnection) -> None:
         handshake = GatewayHandshake(
-            token=self._token, address=f"127.0.0.1:{self.port}", nonce=os.urandom(32)
+            key=lambda hello: self._token, address=f"127.0.0.1:{self.port}", nonce=os.urandom(32)
         )
         answer = handshake.receive(peer.recv())
         assert isinstance(answer, bytes)
         peer.send(answer)
-        assert isinstance(handshake.receive(peer.recv()), Hello)
+        assert isinstance(handshake.receive(peer.recv()), Credentials)
         self.sessions += 1
         message, _ = welcome(
             time.monotonic(),

@@ -19,7 +19,9 @@ from weakref import WeakSet
 import msgspec
 
 from headgate import exchange
-from headgate.channel.client import DEFAULT_PORT, Address, ClientChannel, open_channel
+from headgate.channel.address import DEFAULT_URL, Address, Certificate, FilePath
+from headgate.channel.client import ClientChannel, open_channel
+from headgate.channel.login import ClientLogin, Secret
 from headgate.channel.protocol import Channel
 from headgate.errors import (
     GatewayUnreachable,
@@ -47,6 +49,9 @@ FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 10.0
 """Seconds between two tries to connect again, the first and the longest."""
 
+LONGEST_WISH = 60.0
+"""Seconds at most for which the client stays away because a gateway asks for that."""
+
 MAX_HELD = 1000
 """Requests that wait for a connection, at most."""
 
@@ -67,12 +72,20 @@ class Client(Scope):
     """
 
     def __init__(
-        self, address: Address, *, project: str, host_name: str, kind: str, connect_wait: float
+        self,
+        address: Address,
+        login: ClientLogin,
+        *,
+        project: str,
+        host_name: str,
+        kind: str,
+        connect_wait: float,
     ) -> None:
         self.project = project
         self.host_name = host_name
         """The host name that this client claims."""
         self._address = address
+        self._login = login
         self._kind = kind
         self._connect_wait = connect_wait
         self._channel: ClientChannel | None = None
@@ -324,6 +337,7 @@ class Client(Scope):
     async def _connect(self) -> None:
         self._channel = await open_channel(
             self._address,
+            self._login,
             project=self.project,
             host_name=self.host_name,
             kind=self._kind,
@@ -376,10 +390,11 @@ class Client(Scope):
             self._reconnecting = self._loop.create_task(self._connect_again())
 
     async def _connect_again(self) -> None:
-        longest = FIRST_PAUSE
+        longest, asked_for = FIRST_PAUSE, 0.0
         while True:
             # Full jitter: clients that lost one gateway do not come back all at once.
-            await asyncio.sleep(random.uniform(0, longest))
+            await asyncio.sleep(asked_for + random.uniform(0, longest))
+            asked_for = 0.0
             longest = min(longest * 2, LONGEST_PAUSE)
             try:
                 await self._connect()
@@ -390,6 +405,7 @@ class Client(Scope):
                 return
             except HeadgateError as error:
                 logger.info("Not connected yet: %s", error)
+                asked_for = _retry_after(error)
             except Exception:
                 # Whatever it is, it may pass: nobody else would ever try again.
                 logger.exception("Not connected yet, for a reason that should not occur")
@@ -471,32 +487,56 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _retry_after(error: HeadgateError) -> float:
+    """Return the seconds for which a gateway asks to be left alone, within reason."""
+    seconds = error.retry_after if isinstance(error, Overloaded) else None
+    return min(seconds, LONGEST_WISH) if seconds is not None and seconds > 0 else 0.0
+
+
 def connect(
-    url: str = f"ws://127.0.0.1:{DEFAULT_PORT}",
+    url: str = DEFAULT_URL,
     *,
-    ca: str | os.PathLike[str] | None = None,
-    certificate: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None = None,
+    username: str | None = None,
+    password: Secret | None = None,
+    token: Secret | None = None,
+    certificate: Certificate | None = None,
+    anonymous: bool = False,
+    ca: FilePath | None = None,
     project: str = "",
     host_name: str | None = None,
+    kind: str = "client",
     connect_wait: float = 0.0,
 ) -> Client:
     """
-    Connect to a gateway on this machine.
+    Connect to a gateway and log in.
 
     ``with headgate.connect() as client:`` runs the channel on a thread of its own;
     ``async with headgate.connect() as client:`` runs it on the running event loop. Requests and
     their handles are the same in both. Where no event loop runs the connection is there when this
-    returns. The login uses the owner's local token: the gateway must run as the same user.
+    returns.
+
+    The login takes one kind of credentials. Without any it uses the owner's local token, so the
+    gateway must run on this machine as the same user. A password or a token is never sent where
+    others could read it: to another machine only over ``wss://``, and over ``ws://`` on this one
+    only to a gateway of the same user, which proves to be that first. After a login with either
+    the client connects again with a ticket, which the gateway gives for some hours, and takes the
+    full credentials again when that is over.
 
     Args:
         url: The gateway's URL: ``wss://…`` for TLS. To a gateway of this user on this machine TLS
             is spoken whenever it does.
+        username: The user to log in as, with a password.
+        password: The password; or a function that returns it, called on a thread of its own each
+            time it is needed.
+        token: An API token, or a function that returns it, likewise.
+        certificate: The client certificate to log in with: the path of a PEM file that holds its
+            key too, or the paths of the two.
+        anonymous: Whether to log in as nobody, which a gateway must allow.
         ca: The authorities that may vouch for the gateway's certificate: a PEM file, such as the
             ``ca.pem`` of ``headgate cert init``. Default: those that this system trusts.
-        certificate: A certificate of this client, with its key in the same PEM file, or a pair of
-            files, for gateways that ask for one.
         project: The project that this program belongs to, for `system.util.getProjectName`.
         host_name: The host name to claim. Default: this machine's.
+        kind: The kind of session.
         connect_wait: Seconds for which a request waits, its deadline running, while there is no
             connection. Default: it fails at once.
 
@@ -504,15 +544,28 @@ def connect(
         The client, which connects again by itself when the connection breaks.
 
     Raises:
-        ConfigurationError: The URL is wrong, or a file for TLS cannot be read.
+        ConfigurationError: The URL or a file is wrong.
         GatewayUnreachable: Nothing answers there, or what answers is no gateway.
-        PermissionDenied: The gateway is another user's, or the program there is none of this user.
+        Overloaded: Too many log in at this moment, or wrong passwords came before: see
+            ``retry_after``.
+        PermissionDenied: The credentials are wrong or may not be sent there, the gateway is
+            another user's, or the program there is none of this user.
+        TypeError: Credentials of several kinds, or a user without a password.
+        ValueError: A name or a secret is empty.
     """
+    login = ClientLogin(
+        username=username,
+        password=password,
+        token=token,
+        certificate=certificate is not None,
+        anonymous=anonymous,
+    )
     client = Client(
         Address(url, ca=ca, certificate=certificate),
+        login,
         project=project,
         host_name=socket.gethostname() if host_name is None else host_name,
-        kind="client",
+        kind=kind,
         connect_wait=connect_wait,
     )
     if asyncio._get_running_loop() is None:

@@ -43,7 +43,7 @@ from headgate.wire.frames import (
     decode_greeting,
     encode,
 )
-from headgate.wire.handshake import MAX_GREETING, ClientHandshake
+from headgate.wire.handshake import MAX_GREETING, Claim, ClientHandshake
 from headgate.wire.session import Session
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def logged_in(hub: headgate.Gateway) -> Iterator[ClientConnection]:
     """Log in by hand."""
     with open_socket(hub) as peer:
         handshake = ClientHandshake(
-            token=hub.token, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+            Claim.local(hub.token), address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
         )
         peer.send(handshake.hello())
         answer = handshake.receive(peer.recv(), time.monotonic())
@@ -304,7 +304,7 @@ class TestLogin:
         """Who cannot prove the token gets a Refuse with its reason, and no session."""
         with open_socket(hub) as peer:
             handshake = ClientHandshake(
-                token=b"?" * 32, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+                Claim.local(b"?" * 32), address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
             )
             peer.send(handshake.hello())
             peer.recv(timeout=5)
@@ -320,7 +320,7 @@ class TestLogin:
         """After a wrong proof even the right one opens no session."""
         with open_socket(hub) as peer:
             handshake = ClientHandshake(
-                token=hub.token, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
+                Claim.local(hub.token), address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
             )
             peer.send(handshake.hello())
             answer = handshake.receive(peer.recv(timeout=5), time.monotonic())

@@ -11,7 +11,7 @@ from headgate.errors import RemoteProtocolError, RequestError
 from headgate.request import Request
 from headgate.wire import frames
 from headgate.wire.codec import decode, encode
-from headgate.wire.handshake import ClientHandshake
+from headgate.wire.handshake import Claim, ClientHandshake, Ticket
 from headgate.wire.session import Session, State
 
 
@@ -45,12 +45,23 @@ class Player:
         getattr(self, step["do"])(step)
 
 
+def claim_of(description: dict[str, str] | None, token: bytes) -> Claim:
+    """What a client of a script logs in with; over ``ws://`` the gateway proves the token first."""
+    if description is None:
+        return Claim.local(token)
+    if description["method"] == "ticket":
+        blob, key = bytes.fromhex(description["ticket"]), bytes.fromhex(description["ticket_key"])
+        return Claim.of_ticket(Ticket(blob, key, 60.0))
+    secret = description.get("password", description.get("token", "")).encode()
+    return Claim(description["method"], token, description.get("user", ""), secret)
+
+
 class Login(Player):
     """The client's side of a login."""
 
     def __init__(self, script: dict[str, Any]) -> None:
         self._client = ClientHandshake(
-            token=bytes.fromhex(script["token"]),
+            claim_of(script.get("claim"), bytes.fromhex(script["token"])),
             address=script["address"],
             nonce=bytes.fromhex(script["client_nonce"]),
         )
@@ -79,6 +90,12 @@ class Login(Player):
         assert self._session is not None
         assert welcome is not None
         assert shared(welcome, step["open"]) == step["open"]
+
+    def on_ticket(self, step: dict[str, Any]) -> None:
+        """What the gateway gave for the next login, with its key; nil if it gave none."""
+        found = self._client.ticket
+        shown = found and {"blob": found.blob.hex(), "key": found.key.hex(), "s": found.seconds}
+        assert shown == step["ticket"]
 
     def on_refused(self, step: dict[str, Any]) -> None:
         assert self._error is not None

@@ -102,6 +102,6 @@ def test_session(vector: dict[str, Any]) -> None:
     if vector["role"] == "gateway":
         player = Gateway(SESSIONS)
     else:
-        player = Login(SESSIONS) if vector.get("login") else Client()
+        player = Login({**SESSIONS, **vector}) if vector.get("login") else Client()
     for step in vector["steps"]:
         player.step(step)

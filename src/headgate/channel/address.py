@@ -12,7 +12,12 @@ from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDe
 if TYPE_CHECKING:
     from headgate.channel.tls import ClientTls
 
-__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "url_of"]
+__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Certificate", "FilePath", "url_of"]
+
+FilePath = str | os.PathLike[str]
+
+Certificate = FilePath | tuple[FilePath, FilePath]
+"""A client certificate's file, PEM, which holds its key too, or the files of the two."""
 
 DEFAULT_PORT = 8188
 """The gateway's port: Ignition's own ones (8088, 8043, 8060) are taken on many machines."""
@@ -43,11 +48,7 @@ class Address:
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        ca: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | tuple[str | os.PathLike[str], ...] | None = None,
+        self, url: str, *, ca: FilePath | None = None, certificate: Certificate | None = None
     ) -> None:
         parts = urlsplit(url)
         cure = f"Write for example {DEFAULT_URL}, or wss://HOST:{DEFAULT_PORT} for TLS"
@@ -104,7 +105,7 @@ class Address:
         if not is_loopback(self.host):
             raise PermissionDenied(
                 f"{self.url} is another machine: the owner's local token works only on the "
-                "gateway's own one",
+                "gateway's own one. Give a user and a password, or a token, and use wss://",
                 started=False,
             )
         try:

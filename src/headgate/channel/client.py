@@ -12,15 +12,28 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from headgate.channel.address import DEFAULT_PORT, Address, url_of
+from headgate.channel.address import Address, url_of
+from headgate.channel.login import ClientLogin
 from headgate.channel.protocol import SHUTDOWN_SECONDS, Channel, Closed, Events
 from headgate.channel.tls import ClientTls, explain_failure, is_wrong_name
-from headgate.errors import GatewayUnreachable, HeadgateError, RemoteProtocolError
+from headgate.errors import (
+    GatewayUnreachable,
+    HeadgateError,
+    PermissionDenied,
+    RemoteProtocolError,
+)
 from headgate.wire.frames import Welcome
-from headgate.wire.handshake import NONCE_BYTES, ClientHandshake, address_of
+from headgate.wire.handshake import (
+    NONCE_BYTES,
+    OVER_TLS,
+    Claim,
+    ClientHandshake,
+    Ticket,
+    address_of,
+)
 from headgate.wire.session import MAX_MESSAGE, Session
 
-__all__ = ["DEFAULT_PORT", "Address", "ClientChannel", "open_channel"]
+__all__ = ["ClientChannel", "open_channel"]
 
 HANDSHAKE_SECONDS = 10.0
 """Seconds in which the connection and the login must be done."""
@@ -46,6 +59,12 @@ class ClientChannel(Channel):
         assert self._handshake.welcome is not None
         return self._handshake.welcome
 
+    @property
+    def ticket(self) -> Ticket | None:
+        """What the gateway gave for the next login."""
+        assert self._handshake is not None
+        return self._handshake.ticket
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         peer = transport.get_extra_info("peername")
@@ -53,7 +72,11 @@ class ClientChannel(Channel):
             self._give_up(GatewayUnreachable("The connection broke as soon as it was made"))
             return
         self._secure = transport.get_extra_info("ssl_object") is not None
-        self._handshake = self._login(address_of(peer))
+        try:
+            self._handshake = self._login(OVER_TLS if self._secure else address_of(peer))
+        except PermissionDenied as error:
+            self._give_up(error)
+            return
         self._core.send_request(self._core.connect())
         self._write()
 
@@ -113,6 +136,7 @@ class ClientChannel(Channel):
 
 async def open_channel(
     address: Address,
+    login: ClientLogin,
     *,
     project: str,
     host_name: str,
@@ -121,26 +145,43 @@ async def open_channel(
     on_closed: Closed,
 ) -> ClientChannel:
     """
-    Connect and log in.
+    Connect and log in: with the ticket of the session before, else with the full credentials.
 
     Raises:
         GatewayUnreachable: Nothing answers there, or what answers is no gateway.
-        RequestError: The gateway refused the login; trying again changes nothing.
+        RequestError: The gateway refused the login; if it is not `Overloaded`, trying again
+            changes nothing.
     """
-    token = address.token()
 
-    def login(endpoint: str) -> ClientHandshake:
-        return ClientHandshake(
-            token=token,
-            address=endpoint,
-            nonce=os.urandom(NONCE_BYTES),
-            project=project,
-            host_name=host_name,
-            kind=kind,
-        )
+    async def opened(claim: Claim) -> ClientChannel:
+        def handshake(endpoint: str) -> ClientHandshake:
+            return ClientHandshake(
+                claim,
+                address=endpoint,
+                nonce=os.urandom(NONCE_BYTES),
+                project=project,
+                host_name=host_name,
+                kind=kind,
+            )
 
-    channel = ClientChannel(login, url=address.url)
-    channel.attach(on_events, on_closed)
+        channel = ClientChannel(handshake, url=address.url)
+        channel.attach(on_events, on_closed)
+        await _logged_in(channel, address)
+        # Each session brings a new one, so however long it lasts the ticket is as new as it is.
+        login.keep(channel.ticket)
+        return channel
+
+    claim = login.ticket_claim()
+    if claim is not None:
+        try:
+            return await opened(claim)
+        except PermissionDenied:
+            login.keep(None)
+    return await opened(await login.claim(address))
+
+
+async def _logged_in(channel: ClientChannel, address: Address) -> None:
+    """Connect a channel and wait until its session is open; else the connection is cut."""
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             await _dial(channel, address)
@@ -161,7 +202,6 @@ async def open_channel(
             # What comes of the login now is nobody's concern any more.
             channel.opened.cancel()
             channel.abort("the login failed")
-    return channel
 
 
 async def _dial(channel: ClientChannel, address: Address) -> None:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from weakref import WeakSet
 
+from headgate.channel.local import is_loopback
 from headgate.channel.protocol import SHUTDOWN_SECONDS
-from headgate.channel.server import TLS_HANDSHAKE, ServerChannel
+from headgate.channel.server import TLS_HANDSHAKE, Peer, ServerChannel
 from headgate.errors import ConfigurationError
-from headgate.wire.handshake import address_of
 
 __all__ = ["Listener", "listen"]
 
@@ -35,7 +35,7 @@ CROWDED_SECONDS = 1.0
 
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
-Refused = Callable[[str, str], None]
+Refused = Callable[[Peer, str], None]
 """Is told the peer and the reason when a connection comes to nothing."""
 
 
@@ -144,7 +144,7 @@ class Listener:
         context: Callable[[], ssl.SSLContext],
     ) -> None:
         """Take one connection to the end of its handshake, and not further."""
-        host, peer = address[0], address_of(address)
+        host, peer = address[0], Peer(*address[:2], loopback=is_loopback(address[0]))
         self._from[host] += 1
         try:
             if self._from[host] > self._most_from_one:
@@ -233,14 +233,14 @@ def _handshake_failure(error: OSError) -> str:
 async def listen(
     make_channel: Callable[[], ServerChannel],
     *,
-    host: str,
+    hosts: list[str],
     port: int,
     context: Callable[[], ssl.SSLContext] | None = None,
     refused: Refused,
     most_from_one: int = 256,
 ) -> Listener:
     """
-    Listen on a port; the arguments are those of `Listener`.
+    Listen on a port, on all addresses of all hosts; the other arguments are those of `Listener`.
 
     Raises:
         ConfigurationError: The port is taken or the address is not this machine's.
@@ -248,10 +248,13 @@ async def listen(
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, address in dict.fromkeys(found):
-            chosen = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(_bound(family, (address[0], chosen, *address[2:])))
+        for host in hosts:
+            found = await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            for family, _, _, _, address in dict.fromkeys(found):
+                chosen = sockets[0].getsockname()[1] if sockets else port
+                sockets.append(_bound(family, (address[0], chosen, *address[2:])))
         listener = Listener(
             sockets, make_channel, context=context, refused=refused, most_from_one=most_from_one
         )
@@ -259,7 +262,7 @@ async def listen(
     except OSError as error:
         for sock in sockets:
             sock.close()
-        raise _cannot_listen(error, host, port) from None
+        raise _cannot_listen(error, " and ".join(hosts), port) from None
     return listener
 
 

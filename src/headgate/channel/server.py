@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.http11 import Request as HttpRequest
+from websockets.protocol import State as WebSocketState
 from websockets.server import ServerProtocol
 
+from headgate.channel.local import is_loopback
 from headgate.channel.protocol import Channel
 from headgate.channel.site import Site
-from headgate.errors import RemoteProtocolError, RequestError
+from headgate.errors import (
+    Overloaded,
+    PermissionDenied,
+    RemoteProtocolError,
+    RequestError,
+)
 from headgate.wire.frames import Hello
-from headgate.wire.handshake import MAX_GREETING, NONCE_BYTES, GatewayHandshake, address_of, refuse
+from headgate.wire.handshake import (
+    MAX_GREETING,
+    NONCE_BYTES,
+    OVER_TLS,
+    Credentials,
+    GatewayHandshake,
+    address_of,
+    refusal,
+    refuse,
+)
 from headgate.wire.session import MAX_MESSAGE, Session
 
-__all__ = ["TLS_HANDSHAKE", "TURN_FRAMES", "Door", "ServerChannel"]
+__all__ = ["TLS_HANDSHAKE", "TURN_FRAMES", "Door", "Logins", "Peer", "ServerChannel"]
+
+logger = logging.getLogger("headgate.channel")
 
 HEAD_SECONDS = 5.0
 """Seconds in which the head of the first request must be there."""
@@ -31,6 +53,16 @@ LOGIN_SECONDS = 10.0
 TLS_HANDSHAKE = b"\x16"
 """What every TLS connection begins with."""
 
+LOGINS_AT_ONCE = 512
+"""
+Logins of one method that a gateway considers at once; more are asked to come again.
+
+Who may wait among those with passwords is decided behind the door, by address.
+"""
+
+LOGIN_AGAIN = 1.0
+"""Seconds after which they are asked to."""
+
 TURN_FRAMES = 16
 """
 Frames of one session that are acted on in one turn of the event loop.
@@ -39,28 +71,122 @@ With more, a client that has thousands of requests in flight is hardly faster, a
 """
 
 
+@dataclass(frozen=True)
+class Peer:
+    """What a gateway knows of the other end of a connection, whatever that says of itself."""
+
+    address: str
+    """Its IP address."""
+    port: int
+    secure: bool = False
+    """Whether the connection has TLS."""
+    loopback: bool = False
+    """Whether it comes from this machine."""
+    certificate: bytes | None = field(default=None, repr=False)
+    """The client's certificate, DER, as TLS has verified it; None without one."""
+
+    @classmethod
+    def of(cls, transport: asyncio.BaseTransport) -> Peer:
+        """Return the facts of a connection."""
+        name = transport.get_extra_info("peername")
+        tls = transport.get_extra_info("ssl_object")
+        host, port = name[:2] if name else ("", 0)
+        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        return cls(host, port, tls is not None, is_loopback(host), certificate)
+
+    @property
+    def private(self) -> bool:
+        """Whether nobody between the two ends can read what they send."""
+        return self.secure or self.loopback
+
+    def __str__(self) -> str:
+        return address_of((self.address, self.port)) if self.address else "?"
+
+
+class Logins:
+    """
+    The logins that a gateway considers at this moment.
+
+    Each method has its own limit, so that a flood of passwords, each of which costs the gateway
+    time, does not stand in the way of who comes with a ticket.
+    """
+
+    def __init__(self) -> None:
+        self._methods: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, method: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """
+        Consider a login.
+
+        Raises:
+            Overloaded: Too many are under way; the work is closed.
+        """
+        if self._methods[method] >= LOGINS_AT_ONCE:
+            work.close()
+            raise Overloaded(
+                f"The gateway considers {LOGINS_AT_ONCE} logins by {method} at this moment",
+                retry_after=LOGIN_AGAIN,
+                started=False,
+            )
+        task = asyncio.get_running_loop().create_task(work)
+        self._methods[method] += 1
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(method, task))
+        return task
+
+    def cancel(self) -> None:
+        """Give all of them up, because the gateway stops."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, method: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._methods[method] -= 1
+
+
 class Door(Protocol):
     """What the port needs of the gateway behind it."""
 
     name: str
     token: bytes
+    logins: Logins
 
     @property
     def site(self) -> Site:
         """The names of the gateway at this moment."""
 
-    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
         """
-        Make the session of a client that has proven itself.
+        Return the key of a ticket.
+
+        Raises:
+            PermissionDenied: It is not a good one of this gateway. The reason is recorded, the
+                client is told what everybody is told.
+        """
+
+    async def log_in(
+        self, channel: ServerChannel, credentials: Credentials
+    ) -> tuple[bytes, Session]:
+        """
+        Make the session of a client, if what it has shown is good.
+
+        It may be cancelled, then there is no session; the last thing it does, without waiting for
+        anything any more, is to make it.
 
         Returns:
             The message that welcomes it, and the session.
 
         Raises:
-            RequestError: The client is not let in.
+            PermissionDenied: The client is not let in. The reason is recorded, the client is told
+                what everybody is told.
+            RequestError: The client is not let in now, and is told why.
         """
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
@@ -78,31 +204,36 @@ class ServerChannel(Channel):
         # Before the login nobody may make the gateway hold much.
         super().__init__(ServerProtocol(max_size=MAX_GREETING))
         self._door = door
-        self._peer = ""
+        self._peer = Peer("", 0)
         self._head_bytes = 0
         self._upgraded = False
         self._handshake: GatewayHandshake | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._login: asyncio.Task[None] | None = None
+        self._ticket_problem = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        peer = transport.get_extra_info("peername")
-        self._peer = address_of(peer) if peer else "?"
+        peer = self._peer = Peer.of(transport)
+        name = transport.get_extra_info("sockname")
         self._handshake = GatewayHandshake(
-            token=self._door.token,
-            address=address_of(transport.get_extra_info("sockname")),
+            key=self._key_of,
+            address=OVER_TLS if peer.secure else address_of(name),
             nonce=os.urandom(NONCE_BYTES),
+            private=peer.private,
         )
         self._wait_for("the head of the request", HEAD_SECONDS)
 
     @property
-    def peer(self) -> str:
-        """Address and port of the other end."""
+    def peer(self) -> Peer:
+        """What is known of the other end."""
         return self._peer
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
+        if self._login is not None:
+            self._login.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -192,23 +323,67 @@ class ServerChannel(Channel):
             return  # it was refused, and what it sent before it knew that comes now
         try:
             answer = handshake.receive(message)
-            if isinstance(answer, Hello):
-                self._admit(answer)
+            if isinstance(answer, Credentials):
+                work = self._log_in(answer)
+                self._login = self._door.logins.begin(answer.method, work)
             else:
                 self._core.send_binary(answer)
         except RequestError as error:
-            self._handshake = None
-            self._door.refused(self._peer, error.message)
-            self._core.send_binary(refuse(error))
-            self._core.send_close(1008)
+            self._refuse(error, self._ticket_problem or error.message)
         except RemoteProtocolError as error:
             self._door.refused(self._peer, str(error))
             self._fail(error)
 
-    def _admit(self, hello: Hello) -> None:
-        message, session = self._door.admit(self, hello)
+    def _fail(self, error: RemoteProtocolError) -> None:
+        self._handshake = None
+        if self._login is not None:
+            self._login.cancel()
+        super()._fail(error)
+
+    def _key_of(self, hello: Hello) -> bytes | None:
+        if hello.method == "ticket":
+            try:
+                return self._door.ticket_key(hello.extensions["ticket"], self._peer)
+            except PermissionDenied as error:
+                self._ticket_problem = error.message
+                return None
+        # A copy of the local token is worth nothing on another machine.
+        beyond = hello.method == "local" and not self._peer.loopback
+        return None if beyond else self._door.token
+
+    async def _log_in(self, credentials: Credentials) -> None:
+        """Let the gateway decide; what the client sends meanwhile breaks the rules."""
+        try:
+            message, session = await self._door.log_in(self, credentials)
+        except asyncio.CancelledError:
+            self.abort("the login was given up")
+            raise
+        except PermissionDenied as error:
+            # The reason would tell a stranger which users and tokens there are.
+            self._refuse(PermissionDenied(refusal(credentials.method)), error.message)
+        except RequestError as error:
+            self._refuse(error, error.message)
+        except Exception:
+            logger.exception("A login could not be decided")
+            self._turn_away("the gateway failed at the login")
+            return
+        else:
+            self._welcome(message, session)
+        self._write()
+
+    def _welcome(self, message: bytes, session: Session) -> None:
+        if self._core.state is not WebSocketState.OPEN:
+            self._on_closed(self, "the client left during the login")
+            return
         self._core.send_binary(message)
         self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
         self._open(session)
+
+    def _refuse(self, error: RequestError, reason: str) -> None:
+        self._handshake = None
+        self._door.refused(self._peer, reason)
+        if self._core.state is WebSocketState.OPEN:
+            self._core.send_binary(refuse(error))
+            self._core.send_close(1008)

@@ -9,6 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.cli import cert, users
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -34,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+for _group in (users.user, users.token, users.certificate, cert.cert):
+    app.add_typer(_group)
 
 Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
@@ -64,14 +68,6 @@ Data = Annotated[
     typer.Option(
         metavar="FOLDER",
         help="The gateway's own folder. Default: one for its name among your data.",
-        show_default=False,
-    ),
-]
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[NAME_OR_ADDRESS]…",
-        help="Names of the gateway, the best first.",
         show_default=False,
     ),
 ]
@@ -326,82 +322,6 @@ def reload(
     from headgate.cli import call
 
     call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
-
-
-_cert = typer.Typer(no_args_is_help=True, help="The certificates of a gateway, for TLS.")
-app.add_typer(_cert, name="cert")
-
-
-@_cert.command("init")
-def cert_init(
-    names: Names = None, name: GatewayName = "gateway", data: Data = None, as_json: Json = False
-) -> None:
-    """
-    Make a private authority and a server certificate, so that the port speaks TLS.
-
-    The certificate is for the names that you give, this machine's name and
-    addresses, and localhost. It is valid for 397 days, the authority for 10 years.
-
-    --json prints {"certificates": […]}, as `cert show` does.
-    """
-    from headgate.cli import cert
-
-    cert.init(names or [], name=name, data=data, as_json=as_json)
-
-
-@_cert.command("renew")
-def cert_renew(
-    names: Names = None, name: GatewayName = "gateway", data: Data = None, as_json: Json = False
-) -> None:
-    """
-    Make a new server certificate, with a new key; the authority stays.
-
-    It is for the names of the one before, or for those that you give and
-    localhost. A gateway that runs takes it by itself, and its sessions go on.
-    """
-    from headgate.cli import cert
-
-    cert.renew(names or [], name=name, data=data, as_json=as_json)
-
-
-@_cert.command("client")
-def cert_client(
-    user: Annotated[
-        str, typer.Argument(help="The user that it stands for.", show_default=False)
-    ] = "",
-    host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A machine that it stands for. Repeatable."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            help="Default: in the folder tls/clients of its data.",
-            show_default=False,
-        ),
-    ] = None,
-    name: GatewayName = "gateway",
-    data: Data = None,
-) -> None:
-    """Make a client certificate with its key, for a user, a machine, or both."""
-    from headgate.cli import cert
-
-    cert.client(user, host or [], output=output, name=name, data=data)
-
-
-@_cert.command("show")
-def cert_show(name: GatewayName = "gateway", data: Data = None, as_json: Json = False) -> None:
-    """
-    Show what the certificates are for, when they end, and their fingerprints.
-
-    --json prints {"certificates": […]}.
-    """
-    from headgate.cli import cert
-
-    cert.show(name=name, data=data, as_json=as_json)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

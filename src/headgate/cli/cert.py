@@ -3,36 +3,82 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from headgate.channel.address import DEFAULT_PORT, url_of
-from headgate.channel.local import data_folder, is_loopback
+from headgate.channel.local import is_loopback
+from headgate.cli.administer import Place
 from headgate.cli.ends import reporting
 from headgate.cli.output import print_document
 from headgate.cli.projects import server_parts
+from headgate.cli.users import WHERE, Config, Data, GatewayName, Json
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from headgate.security.certificates import Certificate, Folder
 
-__all__ = ["client", "init", "renew", "show"]
+__all__ = ["cert"]
+
+cert = typer.Typer(
+    name="cert", no_args_is_help=True, help="The certificates of a gateway, for TLS.", epilog=WHERE
+)
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME_OR_ADDRESS]…",
+        help="Names of the gateway, the best first.",
+        show_default=False,
+    ),
+]
 
 
-def init(names: Sequence[str], *, name: str, data: Path | None, as_json: bool) -> None:
-    """Make an authority and a server certificate, and say what to do with them."""
+@cert.command("init")
+def init(
+    names: Names = None,
+    data: Data = None,
+    gateway: GatewayName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Make a private authority and a server certificate, so that the port speaks TLS.
+
+    The certificate is for the names that you give, this machine's name and
+    addresses, and localhost. It is valid for 397 days, the authority for 10 years.
+
+    --json prints {"certificates": […]}, as `cert show` does.
+    """
     with reporting(as_json=as_json):
-        folder = _folder(name, data)
-        folder.init([*names, *_names_of_this_machine()])
-        _tell(folder, name=name, data=data, as_json=as_json)
+        place = Place(data=data, name=gateway, config=config)
+        folder = _folder(place)
+        folder.init([*(names or []), *_names_of_this_machine()])
+        if as_json:
+            _show_json(folder)
+        else:
+            _tell(folder, place)
 
 
-def renew(names: Sequence[str], *, name: str, data: Path | None, as_json: bool) -> None:
-    """Make a new server certificate; a gateway that runs takes it by itself."""
+@cert.command("renew")
+def renew(
+    names: Names = None,
+    data: Data = None,
+    gateway: GatewayName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Make a new server certificate, with a new key; the authority stays.
+
+    It is for the names of the one before, or for those that you give and
+    localhost. A gateway that runs takes it by itself, and its sessions go on.
+    """
     with reporting(as_json=as_json):
-        folder = _folder(name, data)
-        folder.renew(names)
+        folder = _folder(Place(data=data, name=gateway, config=config))
+        folder.renew(names or [])
         if as_json:
             _show_json(folder)
             return
@@ -42,26 +88,57 @@ def renew(names: Sequence[str], *, name: str, data: Path | None, as_json: bool) 
         print("A gateway that runs takes it within seconds; its sessions go on.")
 
 
+@cert.command("client")
 def client(
-    user: str, hosts: Sequence[str], *, output: Path | None, name: str, data: Path | None
+    user: Annotated[
+        str, typer.Argument(help="The user that it stands for.", show_default=False)
+    ] = "",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A machine that it stands for. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Default: in the folder tls/clients of its data.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Data = None,
+    gateway: GatewayName = None,
+    config: Config = None,
 ) -> None:
-    """Make a client's certificate."""
+    """Make a client certificate with its key, for a user, a machine, or both."""
     with reporting():
-        folder = _folder(name, data)
-        whose = user or (hosts[0] if hosts else "")
+        folder = _folder(Place(data=data, name=gateway, config=config))
+        whose = user or (host[0] if host else "")
         file = output or folder.path / "clients" / f"{_as_file_name(whose)}.pem"
-        folder.client(file, user=user, hosts=hosts)
+        folder.client(file, user=user, hosts=host or [])
         certificate = _read(file)
         print(f"Made {file} with its key, until {certificate.ends.date()}. It is a secret.")
-        print(f"SHA-256 of its public key: {certificate.spki}")
-        print("Connect with:")
+        mark = ["--san", _uri(user)] if user else ["--spki", certificate.spki]
+        print("Say whose it is, and connect with it:")
+        print(f"  headgate certificate add {shlex.join([user or 'USER', *mark])}")
         print(f"  headgate.connect(URL, ca={str(folder.authority)!r}, certificate={str(file)!r})")
 
 
-def show(*, name: str, data: Path | None, as_json: bool) -> None:
-    """Show the certificates that there are."""
+@cert.command("show")
+def show(
+    data: Data = None,
+    gateway: GatewayName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Show what the certificates are for, when they end, and their fingerprints.
+
+    --json prints {"certificates": […]}.
+    """
     with reporting(as_json=as_json):
-        folder = _folder(name, data)
+        folder = _folder(Place(data=data, name=gateway, config=config))
         if as_json:
             _show_json(folder)
             return
@@ -70,11 +147,13 @@ def show(*, name: str, data: Path | None, as_json: bool) -> None:
                 print(line)
 
 
-def _folder(name: str, data: Path | None) -> Folder:
+def _folder(place: Place) -> Folder:
     with server_parts():
         from headgate.security.certificates import Folder
 
-    return Folder((data or data_folder(name)) / "tls")
+    folder = place.folder()
+    assert folder is not None  # without a URL there is always one
+    return Folder(folder / "tls")
 
 
 def _names_of_this_machine() -> list[str]:
@@ -87,6 +166,12 @@ def _read(file: Path) -> Certificate:
     from headgate.security.certificates import Certificate
 
     return Certificate.of_file(file)
+
+
+def _uri(user: str) -> str:
+    from headgate.security.certificates import uri_of
+
+    return f"uri:{uri_of(user)}"
 
 
 def _as_file_name(text: str) -> str:
@@ -106,19 +191,18 @@ def _files(folder: Folder) -> list[Path]:
     return files
 
 
-def _tell(folder: Folder, *, name: str, data: Path | None, as_json: bool) -> None:
-    if as_json:
-        _show_json(folder)
-        return
+def _tell(folder: Folder, place: Place) -> None:
+    """Say what was made, and what comes next."""
     certificate = _read(folder.server)
     usable = [each for each in certificate.names if not is_loopback(each) and "*" not in each]
     url = url_of((usable or ["localhost"])[0], DEFAULT_PORT, secure=True)
-    options = f"--data {shlex.quote(str(data))}" if data else f"--name {shlex.quote(name)}"
+    named = {"--data": place.data, "--name": place.name, "--config": place.config}
+    options = [text for name, value in named.items() if value for text in (name, str(value))]
     print(f"Made an authority and a server certificate, until {certificate.ends.date()}, for:")
     print(f"  {', '.join(certificate.names)}")
     print(f"Copy {folder.authority} to the clients. The keys beside it stay here.")
     print("The gateway, once it has a user, and a client:")
-    print(f"  headgate run {options} --host 0.0.0.0")
+    print(f"  {shlex.join(['headgate', 'run', *options, '--host', '0.0.0.0'])}")
     print(f"  headgate.connect({url!r}, ca='ca.pem', username=…, password=…)")
 
 

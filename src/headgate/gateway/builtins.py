@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from headgate.gateway.hosting import Hosting
 from headgate.gateway.running import Running
+from headgate.security.administration import Administration
 from headgate.security.policy import Action
 
 __all__ = ["Builtin", "builtins"]
@@ -17,10 +19,12 @@ __all__ = ["Builtin", "builtins"]
 class Builtin:
     """A handler that the gateway has itself."""
 
-    answer: Callable[[Any], Any]
+    answer: Callable[..., Any]
     """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
     action: Action = "see"
     """What the caller must be allowed to do."""
+    for_caller: bool = False
+    """Whether `answer` also gets the caller, and records itself what it did."""
 
 
 class Told(Protocol):
@@ -33,7 +37,9 @@ class Told(Protocol):
         """Return the size of every table."""
 
 
-def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Builtin]:
+def builtins(
+    gateway: Told, hosting: Hosting, running: Running, administration: Administration
+) -> dict[str, Builtin]:
     """Return the handlers of a gateway by name."""
 
     async def reload(payload: Any) -> Any:
@@ -48,6 +54,12 @@ def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Bui
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
+        **{
+            action: Builtin(
+                partial(administration.administer, action), action="administer", for_caller=True
+            )
+            for action in administration.actions
+        },
     }
 
 

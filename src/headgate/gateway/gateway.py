@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from headgate import __version__
 from headgate.channel.local import data_folder, read_or_make_token
 from headgate.channel.protocol import Channel
-from headgate.channel.server import ServerChannel
+from headgate.channel.server import Logins, Peer, ServerChannel
 from headgate.channel.site import Site
 from headgate.errors import (
     ConnectionLost,
     GatewayUnreachable,
+    PermissionDenied,
     RequestError,
 )
 from headgate.gateway.builtins import builtins
@@ -42,14 +43,15 @@ from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
+from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identity import gateway_itself, owner
+from headgate.security.identities import Identities, Login
+from headgate.security.identity import gateway_itself
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
-from headgate.wire.frames import Hello
-from headgate.wire.handshake import welcome
+from headgate.wire.handshake import Credentials, welcome
 from headgate.wire.session import MAX_MESSAGE, Credit, Session
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class Gateway:
         """The gateway's name."""
         self.token = b""
         """The owner's local token, once the gateway has started."""
+        self.logins = Logins()
+        """Who asks to be let in at this moment."""
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
@@ -130,6 +134,7 @@ class Gateway:
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
+        self._identities: Identities | None = None
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -171,6 +176,11 @@ class Gateway:
     def data(self) -> Path:
         """The gateway's own folder."""
         return self._data
+
+    @property
+    def _url_file(self) -> Path:
+        # Where commands for this folder find the gateway while it runs.
+        return self._data / "url"
 
     @property
     def problems(self) -> list[Problem]:
@@ -272,6 +282,7 @@ class Gateway:
             runtime=self._make_runtime,
             requests=self._requests,
         )
+        identities = self._identities = Identities(self._store, on_change=self._review_sessions)
         self._dispatch = Dispatch(
             self,
             hosted=hosting.hosted,
@@ -279,7 +290,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running),
+            builtins=builtins(self, hosting, running, Administration(identities, self._recorder)),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -288,6 +299,7 @@ class Gateway:
         await hosting.open()
         await self._port.open()
         self._serves = True
+        self._url_file.write_text(self._port.own_url, encoding="utf-8")
         self._network.join(self)
         if self._reload:
             hosting.watch(polling=self._reload == "poll")
@@ -302,6 +314,7 @@ class Gateway:
             await self._let_finish(grace)
             self._end_sessions()
             await self._port.over()
+            self._url_file.unlink(missing_ok=True)
             self._serves = False
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
@@ -318,6 +331,7 @@ class Gateway:
             self._requests.stop(invocation, error)
 
     def _end_sessions(self) -> None:
+        self.logins.cancel()
         for session in self._sessions.on_this_node():
             session.close("the gateway stops")
 
@@ -328,6 +342,8 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
+        if self._identities is not None:
+            self._identities.load()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -336,6 +352,8 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        if self._identities is not None:
+            self._identities.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -346,7 +364,8 @@ class Gateway:
 
     def _count_users(self) -> int:
         """Return how many can log in, beside the owner on this machine."""
-        return 0
+        assert self._identities is not None
+        return len(self._identities.accounts.users)
 
     # --- what is asked of it, from any thread -----------------------------------------------------
 
@@ -421,6 +440,7 @@ class Gateway:
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
             "sessions": len(self._sessions),
+            "logins": len(self.logins),
             "bytes_arriving": self._arriving.taken,
         }
         for session in self._sessions.on_this_node():
@@ -487,10 +507,36 @@ class Gateway:
 
     # --- the port's side --------------------------------------------------------------------------
 
-    def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
-        """Make the session of a client that has proven to be the owner."""
-        number = next(self._session_numbers)
-        caller = owner(host=hello.host_name, session=f"{self._prefix}{number:06x}")
+    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
+        """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
+        identities = self._identities
+        assert identities is not None
+        key = identities.ticket_key(ticket, peer)
+        if key is None:
+            raise PermissionDenied(identities.ticket_problem(ticket, peer), started=False)
+        return key
+
+    async def log_in(
+        self, channel: ServerChannel, credentials: Credentials
+    ) -> tuple[bytes, Session]:
+        """Make the session of a client whose credentials are good."""
+        assert self._identities is not None
+        login = await self._identities.log_in(credentials, channel.peer)
+        if self._stopping:
+            raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
+        return self._admit(channel, credentials, login)
+
+    def _admit(
+        self, channel: ServerChannel, credentials: Credentials, login: Login
+    ) -> tuple[bytes, Session]:
+        identities = self._identities
+        assert identities is not None
+        id = f"{self._prefix}{next(self._session_numbers):06x}"
+        caller = identities.current(login, session=id)
+        if caller is None:
+            raise PermissionDenied(identities.problem(login), started=False)
+        # Where others can read along a ticket's key is no secret.
+        ticket = identities.ticket(login) if channel.peer.private else None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -499,18 +545,48 @@ class Gateway:
             credit=Credit(),
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
+            ticket=ticket,
         )
-        session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
+        session = ClientSession(
+            channel, state, caller=caller, login=login, hello=credentials.hello, switchboard=self
+        )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
+        self._sessions.watch(session, identities, self._login_ended)
         self._recorder.record(
-            Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
+            Record(
+                event="login",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=caller.session,
+                detail=f"{credentials.method} from {channel.peer}",
+            )
         )
         return message, state
 
-    def refused(self, peer: str, reason: str) -> None:
+    def _review_sessions(self) -> None:
+        assert self._identities is not None
+        self._sessions.review(self._identities, self._login_ended)
+
+    def _login_ended(self, session: ClientSession, reason: str) -> None:
+        caller = session.caller
+        self._recorder.record(
+            Record(
+                event="refused",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=session.id,
+                detail=f"the session ends: {reason}",
+            )
+        )
+
+    def refused(self, peer: Peer, reason: str) -> None:
         """Record that somebody was not let in."""
-        self._recorder.record(Record(event="refused", detail=f"{peer}: {reason}"))
+        self._recorder.record(
+            Record(event="refused", address=peer.address, detail=f"{peer}: {reason}")
+        )
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
         """Answer a plain HTTP request."""

@@ -15,7 +15,7 @@ from time import monotonic
 from headgate.channel.address import url_of
 from headgate.channel.listener import Listener, listen
 from headgate.channel.local import forget_port, is_loopback, publish_port
-from headgate.channel.server import ServerChannel
+from headgate.channel.server import Peer, ServerChannel
 from headgate.channel.site import Site
 from headgate.errors import ConfigurationError
 from headgate.gateway.config import Http, Tls
@@ -28,6 +28,9 @@ logger = logging.getLogger("headgate.tls")
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the files of the certificate."""
+
+OWN_HOST = "127.0.0.1"
+"""Where a port that is open beyond this machine is found on it by its owner."""
 
 INSECURE_SECONDS = 3600.0
 """Seconds between two warnings that the port is open to everybody."""
@@ -76,7 +79,7 @@ class Port:
         *,
         data: Path,
         make_channel: Callable[[], ServerChannel],
-        refused: Callable[[str, str], None],
+        refused: Callable[[Peer, str], None],
     ) -> None:
         self.number = settings.port
         """The port's number."""
@@ -99,9 +102,10 @@ class Port:
         return url_of(self._name, self.number, secure=self._tls is not None)
 
     @property
-    def secure(self) -> bool:
-        """Whether it speaks TLS."""
-        return self._tls is not None
+    def own_url(self) -> str:
+        """The URL for this machine's owner, whose clients find out about TLS by themselves."""
+        beyond = not is_loopback(self._settings.host)
+        return url_of(OWN_HOST if beyond else self._settings.host, self.number)
 
     async def prepare(self, *, users: int) -> None:
         """
@@ -126,7 +130,7 @@ class Port:
         """
         self._listener = await listen(
             self._make_channel,
-            host=self._settings.host,
+            hosts=self._hosts(),
             port=self.number,
             context=self._context if self._tls is not None else None,
             refused=self._refused,
@@ -153,6 +157,11 @@ class Port:
         """Take the files of the certificate for new connections, if they have changed."""
         if self._tls is not None and await asyncio.to_thread(self._tls.look):
             await asyncio.to_thread(self._find_names)
+
+    def _hosts(self) -> list[str]:
+        """Return what to listen on: the owner on this machine must reach it, too."""
+        host = self._settings.host
+        return [host] if is_loopback(host) or host == "0.0.0.0" else [host, OWN_HOST]
 
     def _context(self) -> ssl.SSLContext:
         assert self._tls is not None

@@ -39,7 +39,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headgate.errors import ConfigurationError
 
-__all__ = ["Certificate", "Folder", "copy_certificate", "names_of_this_machine"]
+__all__ = ["Certificate", "Folder", "copy_certificate", "names_of_this_machine", "uri_of"]
 
 AUTHORITY_DAYS = 3650
 """Days for which the authority is valid."""
@@ -208,7 +208,7 @@ class Folder:
             )
         alternatives = [_general_name(name) for name in hosts]
         if user:
-            alternatives.append(x509.UniformResourceIdentifier(USER_URI + quote(user, safe="")))
+            alternatives.append(x509.UniformResourceIdentifier(uri_of(user)))
         if not alternatives:
             raise ConfigurationError("Whose certificate is it?", cure="Name a user or a --host")
         key = ec.generate_private_key(ec.SECP256R1())
@@ -284,6 +284,11 @@ class Folder:
             )
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return certificate, key
+
+
+def uri_of(user: str) -> str:
+    """Return how a user stands among the names of a certificate."""
+    return USER_URI + quote(user, safe="")
 
 
 def copy_certificate(source: Path, target: Path) -> None:

@@ -202,6 +202,9 @@ class Proof(msgspec.Struct, tag=34, array_like=True):
     proof: bytes
     extensions: Extensions = {}
 
+    def __repr__(self) -> str:
+        return "Proof(…)"  # it may be a password
+
 
 class Welcome(msgspec.Struct, tag=35, array_like=True):
     """The session is open."""
