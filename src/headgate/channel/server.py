@@ -287,14 +287,16 @@ class ServerChannel(Channel):
             self._close_transport()
 
     def _foreign(self, head: HttpRequest) -> str:
-        """Return what is wrong with the names in a request, empty if nothing is."""
+        """Return why a request is not even looked at, empty if it is."""
         assert self.transport is not None
-        headers, transport = head.headers, self.transport
-        return self._door.site.problem(
+        site, peer, headers = self._door.site, self._peer, head.headers
+        if site.needs_certificate and peer.certificate is None and not peer.loopback:
+            return "Show a client certificate: connect(…, certificate=PATH)"
+        return site.problem(
             headers.get_all("Host"),
             headers.get_all("Origin"),
-            local=transport.get_extra_info("sockname")[0],
-            secure=transport.get_extra_info("ssl_object") is not None,
+            local=self.transport.get_extra_info("sockname")[0],
+            secure=peer.secure,
         )
 
     def _respond(self, status: HTTPStatus, text: str) -> None:

@@ -22,9 +22,17 @@ class Site:
     Args:
         hosts: Names and addresses of the gateway; ``*.plant.example`` stands for one label.
         origins: Origins of pages that may call it, beside those that it served itself.
+        needs_certificate: Whether a client of another machine must show a certificate.
     """
 
-    def __init__(self, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        hosts: Iterable[str] = (),
+        origins: Iterable[str] = (),
+        *,
+        needs_certificate: bool = False,
+    ) -> None:
+        self.needs_certificate = needs_certificate
         self.hosts = frozenset(map(_plain, hosts))
         self.origins = frozenset(origin.lower().rstrip("/") for origin in origins)
 

@@ -15,7 +15,7 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def server_context(
-    certificate: Path, key: Path, *, client_ca: Path | None = None, require_client: bool = False
+    certificate: Path, key: Path, *, client_ca: Path | None = None
 ) -> ssl.SSLContext:
     """
     Return what a gateway's port speaks TLS with.
@@ -24,7 +24,6 @@ def server_context(
         certificate: The server's certificate and its chain, PEM.
         key: Its private key, PEM, not encrypted.
         client_ca: Authorities whose client certificates are taken, PEM. Default: none.
-        require_client: Whether a client without a certificate is refused.
 
     Raises:
         ConfigurationError: A file cannot be read, or key and certificate do not belong together.
@@ -37,12 +36,8 @@ def server_context(
     _load_chain(context, certificate, key)
     if client_ca is not None:
         _load_authorities(context, client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
-    elif require_client:
-        raise ConfigurationError(
-            "Client certificates are required, but no authority for them is named",
-            cure="Set client_ca in [tls] to a PEM file, or make an authority: headgate cert init",
-        )
+        # Who has none is told so in words, and only where one is required.
+        context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
 

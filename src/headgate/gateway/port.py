@@ -107,6 +107,11 @@ class Port:
         beyond = not is_loopback(self._settings.host)
         return url_of(OWN_HOST if beyond else self._settings.host, self.number)
 
+    @property
+    def secure(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._tls is not None
+
     async def prepare(self, *, users: int) -> None:
         """
         Read the certificate, and see that the port may be open.
@@ -202,7 +207,9 @@ class Port:
         host = "" if _is_wildcard(settings.host) else settings.host.strip("[]").lower()
         names = self._tls.certificate.names if self._tls is not None else ()
         self.site = Site(
-            [*filter(None, [host]), *names, *settings.http.hosts], settings.http.origins
+            [*filter(None, [host]), *names, *settings.http.hosts],
+            settings.http.origins,
+            needs_certificate=self.secure and settings.tls.require_client_certificate,
         )
         callable_names = [name for name in names if "*" not in name and not is_loopback(name)]
         if host and (host in names or not callable_names):

@@ -45,7 +45,6 @@ class ServerTls:
     def __init__(self, settings: Tls, folder: Folder, *, shown: Path) -> None:
         self.shown = shown
         """The file with the certificate in use."""
-        self._require_client = settings.require_client_certificate
         if settings.certificate is not None:
             key = settings.key or settings.certificate
             certificate = settings.certificate
@@ -57,6 +56,11 @@ class ServerTls:
             certificate, key = folder.server, folder.server_key
         authority = folder.authority if folder.authority.exists() else None
         self._files = _Files(certificate, key, settings.client_ca or authority)
+        if settings.require_client_certificate and self._files.client_ca is None:
+            raise ConfigurationError(
+                "Client certificates are required, but no authority for them is named",
+                cure="Set client_ca in [tls], or make an authority with `headgate cert init`",
+            )
         self._taken = self._state()
         self._doubtful: object = None
         self._told: object = None
@@ -117,7 +121,6 @@ class ServerTls:
             files.certificate,
             files.key,
             client_ca=files.client_ca,
-            require_client=self._require_client,
         )
         certificate = Certificate.of_file(files.certificate)
         if os.name == "posix" and files.key.stat().st_mode & 0o004:
