@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 ]
 
 TYPES = {".mjs": "text/javascript", ".json": "application/json"}
@@ -138,6 +139,11 @@ def test_other_origin(two: tuple[Running, headgate.Gateway], pages: Any) -> None
     assert page.evaluate(CONNECT, [gateway.url, gateway.token]) == "unreachable"
     page = pages(origin_of(gateway.url))
     assert page.evaluate(CONNECT, [gateway.url, gateway.token]) == "it got in"
+    # A name that was made to lead here is none of the gateway's, whatever the page's origin.
+    rebound = page.goto(f"http://rebound.example:{urlsplit(gateway.url).port}/")
+    assert rebound is not None
+    assert rebound.status == 403
+    assert "rebound.example" in rebound.text()
 
 
 def test_login(two: tuple[Running, headgate.Gateway], password: str, pages: Any) -> None:
