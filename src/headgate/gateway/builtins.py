@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
+from headgate.gateway.config import Settings
 from headgate.gateway.hosting import Hosting
+from headgate.gateway.layers import dotted, is_secret
+from headgate.gateway.live import Applied
 from headgate.gateway.running import Running
 from headgate.security.policy import Action
 
@@ -32,13 +37,22 @@ class Told(Protocol):
     def stats(self) -> dict[str, int]:
         """Return the size of every table."""
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    async def reload_settings(self) -> Applied:
+        """Read the settings again, and let what can change take effect."""
+
 
 def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Builtin]:
     """Return the handlers of a gateway by name."""
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
-        return await hosting.reload(everything=everything)
+        settings = await gateway.reload_settings()
+        reloaded = await hosting.reload(everything=everything)
+        return {**msgspec.structs.asdict(reloaded), "settings": settings}
 
     return {
         "handlers": Builtin(lambda _: _handlers(hosting)),
@@ -46,8 +60,16 @@ def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Bui
         "ps": Builtin(lambda _: running.table()),
         "reload": Builtin(reload, action="administer"),
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
+        "settings": Builtin(lambda _: _settings(gateway), action="administer"),
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
+    }
+
+
+def _settings(gateway: Told) -> dict[str, Any]:
+    return {
+        dotted(place): "…" if is_secret(place) else value
+        for place, value in gateway.settings.flat().items()
     }
 
 

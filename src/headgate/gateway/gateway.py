@@ -32,9 +32,12 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.gateway.builtins import builtins
+from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.dispatch import Dispatch
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.layers import Layer
+from headgate.gateway.live import Applied, LiveSettings
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
@@ -79,46 +82,68 @@ class Gateway:
     ``with`` and ``start()``/``stop()`` run it on a thread of its own, ``async with`` on the
     running event loop. ``headgate run`` is the same as a process.
 
+    What is not given here is as `config` says, and without it as by default.
+
     Args:
-        name: The gateway's name in the Gateway Network.
+        name: The gateway's name in the Gateway Network. Default: ``gateway``.
         projects: The folder of the projects, or a mapping of project names to folders.
         host: The address to listen on. Only addresses of loopback are allowed: this release
-            knows no users and no TLS yet.
-        port: The port to listen on; 0 takes a free one.
+            knows no users and no TLS yet. Default: ``127.0.0.1``.
+        port: The port to listen on; 0 takes a free one. Default: 8188.
         data: The gateway's own folder. Default: one for its name among the user's data.
+        config: The path of a ``headgate.toml``, which is read with the environment over it and
+            again with `reload()`; or settings.
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
-        reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
-            for them where the system does not tell. ``headgate run`` does that, a program has
-            `reload()`.
+        reload: Whether edits of the projects' files, and of the one with the settings, take effect
+            by themselves; ``"poll"`` to look for them where the system does not tell.
+            ``headgate run`` does that, a program has `reload()`. Default: no, if there is no
+            `config`.
+        on_settings: Is called with the settings in force when it starts and after each change of
+            them, on the event loop.
+
+    Raises:
+        ConfigurationError: Something is wrong in `config`, or there are no projects.
     """
 
     def __init__(
         self,
-        name: str = "gateway",
+        name: str | None = None,
         *,
-        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders,
-        host: str = "127.0.0.1",
-        port: int = 8188,
+        projects: str
+        | os.PathLike[str]
+        | Mapping[str, str | os.PathLike[str]]
+        | ProjectFolders
+        | None = None,
+        host: str | None = None,
+        port: int | None = None,
         data: str | os.PathLike[str] | None = None,
+        config: str | os.PathLike[str] | Settings | Configuration | None = None,
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
-        reload: bool | Literal["poll"] = False,
+        reload: bool | Literal["poll"] | None = None,
+        on_settings: Callable[[Settings], None] | None = None,
     ) -> None:
-        self.name = name
+        if config is None and reload is None:
+            reload = False
+        configuration = self._configuration = _configured(
+            config, name=name, host=host, port=port, data=data, reload=reload
+        )
+        settings = configuration.settings
+        name = self.name = settings.name
         """The gateway's name."""
         self.token = b""
         """The owner's local token, once the gateway has started."""
-        self.port = port
+        self.port = settings.port
         """The port that it listens on."""
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
-        self._folders = ProjectFolders.of(projects)
-        self._host = host
-        self._data = Path(data) if data is not None else data_folder(name)
+        self._folders = _folders(projects, configuration, required=config is None)
+        self._host = settings.host
+        self._data = settings.data or data_folder(name)
         self._network = network or NoNetwork()
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
@@ -127,7 +152,8 @@ class Gateway:
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)
-        self._reload = reload
+        self._live: LiveSettings | None = None
+        self._on_settings = on_settings
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -150,6 +176,11 @@ class Gateway:
     def data(self) -> Path:
         """The gateway's own folder."""
         return self._data
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._configuration.settings if self._live is None else self._live.settings
 
     @property
     def problems(self) -> list[Problem]:
@@ -264,13 +295,21 @@ class Gateway:
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
+        live = self._live = LiveSettings(
+            self._configuration,
+            apply=self._apply,
+            recorder=self._recorder,
+            user=self.caller.user,
+        )
+        self._apply(live.settings)
         await hosting.open()
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
         self._network.join(self)
-        if self._reload:
-            hosting.watch(polling=self._reload == "poll")
+        if live.settings.reload:
+            hosting.watch(polling=live.settings.reload == "poll")
+            live.watch()
         self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}"))
 
     async def _stop(self, grace: float) -> None:
@@ -284,6 +323,10 @@ class Gateway:
             forget_port(self.port, self._data)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
+        if self._live is not None:
+            ends += self._live.close()
+            # Started again, it begins with what was in force.
+            self._configuration, self._live = self._live.in_force(), None
         if self._hosting is not None:
             ends += self._hosting.close()
             self._hosting = None
@@ -359,7 +402,8 @@ class Gateway:
         """
         Let what changed in the projects' files serve, and wait until it does.
 
-        What has a problem is tried again, also if nothing was edited.
+        The settings are read again before that. What has a problem is tried again, also if nothing
+        was edited.
 
         Args:
             everything: Load all projects anew, changed or not: with new state of their modules.
@@ -374,11 +418,25 @@ class Gateway:
         refuse_on_event_loop("Gateway.reload()", "await asyncio.to_thread(gateway.reload)")
         if self._hosting is None or self._loop is None:
             raise RuntimeError(f"The gateway {self.name!r} does not run")
-        work = self._hosting.reload(everything=everything)
+        work = self._reload_all(self._hosting, everything=everything)
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except CancelledError:
             raise RuntimeError(f"The gateway {self.name!r} stopped") from None
+
+    async def _reload_all(self, hosting: Hosting, *, everything: bool) -> Reloaded:
+        await self.reload_settings()
+        return await hosting.reload(everything=everything)
+
+    def reload_soon(self) -> None:
+        """Begin to reload settings and projects, from any thread and from a signal's handler."""
+
+        def begin() -> None:
+            if self._live is not None and self._hosting is not None:
+                self._live.reload_soon()
+                self._hosting.reload_soon()
+
+        self.call(begin)
 
     def next_sequence(self) -> int:
         """Return the next number of a request of the gateway's own scripts."""
@@ -438,6 +496,32 @@ class Gateway:
         self._requests.end(invocation, outcome)
 
     # --- on the event loop ------------------------------------------------------------------------
+
+    async def reload_settings(self) -> Applied:
+        """Read the settings again, and let what can change take effect."""
+        if self._live is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        return await self._live.reload()
+
+    def apply(self, settings: Settings) -> Applied:
+        """
+        Let of these settings take effect what can while the gateway runs, at once.
+
+        Returns:
+            What has changed, and what needs a restart.
+
+        Raises:
+            ConfigurationError: Something is wrong with them; everything is as it was.
+            RuntimeError: The gateway does not run.
+        """
+        if self._live is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        return self._live.take(Configuration.of(settings).settings)
+
+    def _apply(self, settings: Settings) -> None:
+        """Let every part take the settings that may change; all of them in this one turn."""
+        if self._on_settings is not None:
+            self._on_settings(settings)
 
     def dispatch(self, invocation: Invocation) -> None:
         """Have a client's invocation answered."""
@@ -518,3 +602,38 @@ class Gateway:
                 event="logout", user=session.caller.user, host=session.caller.host, detail=reason
             )
         )
+
+
+def _configured(
+    config: str | os.PathLike[str] | Settings | Configuration | None, **given: Any
+) -> Configuration:
+    """Return the configuration that is meant, with the arguments that were given over it."""
+    if given["data"] is not None:
+        given["data"] = str(Path(given["data"]).absolute())
+    arguments = [
+        Layer.of("argument", name, (name,), value)
+        for name, value in given.items()
+        if value is not None
+    ]
+    if config is None:
+        return Configuration.load(arguments=arguments)
+    if isinstance(config, Settings):
+        config = Configuration.of(config)
+    if isinstance(config, Configuration):
+        return config.under(arguments)
+    return Configuration.load(Path(config), environment=os.environ, arguments=arguments)
+
+
+def _folders(
+    projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders | None,
+    configuration: Configuration,
+    *,
+    required: bool,
+) -> ProjectFolders:
+    """Return where the projects are that a program or the configuration names."""
+    if projects is None and required:
+        raise ConfigurationError("The gateway has no projects", cure="Give it projects= or config=")
+    if projects is not None:
+        return ProjectFolders.of(projects)
+    folder = configuration.folder_of_projects()
+    return ProjectFolders.of(ProjectFolders(folder, configuration.named_projects()))
