@@ -33,6 +33,7 @@ from headgate.cli.app import DEFAULT_URL, app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
 from headgate.cli.ps import duration
+from headgate.gateway.config import Settings
 from headgate.gateway.limits import Limits
 
 HANDLERS = {
@@ -874,7 +875,7 @@ def busy(plant: Plant) -> Iterator[str]:
 def test_stats(project: Path) -> None:
     """`headgate stats` shows sizes and what each limit refused, also for machines."""
     limits = Limits(requests_per_second=0.001, burst=2)
-    with headgate.Gateway(projects=project, port=0, limits=limits) as gateway:
+    with headgate.Gateway(projects=project, port=0, config=Settings(limits=limits)) as gateway:
         with headgate.connect(gateway.url) as client:
             for _ in range(5):
                 client.request("@gateway", "stats").block()

@@ -20,13 +20,8 @@ POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "uvloop"]
 
 # What `headgate[gateway]` adds to the core.
 GATEWAY_PACKAGES = [
-    "alembic",
-    "argon2",
-    "cryptography",
-    "pydantic",
-    "sqlalchemy",
-    "structlog",
-    "uvloop",
+    *("alembic", "annotated_types", "argon2", "cryptography", "pydantic", "pydantic_settings"),
+    *("sqlalchemy", "structlog", "uvloop"),
 ]
 
 # What `headgate[tables]` adds, for values that only those have who have imported it.
@@ -122,6 +117,29 @@ def test_import_brings_nothing_heavy() -> None:
     loaded = out.stdout.split()
     assert "headgate" in loaded
     assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_client_command_brings_no_gateway() -> None:
+    """A command that asks a gateway imports nothing of the gateway itself, nor its settings."""
+    program = """
+import sys
+from headgate.cli import main
+sys.argv[1:] = ["handlers", "--url", "ws://127.0.0.1:1"]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, *sys.modules)
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    code, *loaded = out.stdout.split()
+    assert code == "4"
+    assert "headgate.client" in loaded
+    parts = {".".join(name.split(".")[:2]) for name in loaded}
+    # Not pydantic: Typer itself uses it where it is installed.
+    wanted = {"headgate.gateway", "headgate.store", "alembic", "sqlalchemy", "structlog"}
+    assert sorted(parts & wanted) == []
 
 
 def test_import_is_quick() -> None:

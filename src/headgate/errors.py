@@ -30,7 +30,7 @@ be read as an errno and its text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from typing import Any, ClassVar
 
@@ -355,27 +355,46 @@ class ConfigurationError(HeadgateError):
         cure: What to write or do instead.
         file: The file's path; empty if it is an argument.
         line: The line in the file, from 1; None if the error has no line.
+        others: Further mistakes that were found together with this one.
     """
 
     def __init__(
-        self, problem: str, *, cure: str = "", file: str = "", line: int | None = None
+        self,
+        problem: str,
+        *,
+        cure: str = "",
+        file: str = "",
+        line: int | None = None,
+        others: Iterable[ConfigurationError] = (),
     ) -> None:
         super().__init__(problem)
         self.problem = problem
         self.cure = cure
         self.file = str(file)
         self.line = line
+        self.others = tuple(others)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.file and self.line else self.file
         text = f"{place}: {self.problem}" if place else self.problem
-        return f"{text}. {self.cure}" if self.cure else text
+        text = f"{text}. {self.cure}" if self.cure else text
+        return "\n".join([text, *map(str, self.others)])
+
+    def all(self) -> tuple[ConfigurationError, ...]:
+        """Return every mistake that was found, each as an error of its own."""
+        alone = ConfigurationError(self.problem, cure=self.cure, file=self.file, line=self.line)
+        return (alone, *self.others)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_configuration, (self.problem, self.cure, self.file, self.line)
+        fields = (self.problem, self.cure, self.file, self.line, self.others)
+        return _rebuild_configuration, fields
 
 
 def _rebuild_configuration(
-    problem: str, cure: str, file: str, line: int | None
+    problem: str,
+    cure: str,
+    file: str,
+    line: int | None,
+    others: tuple[ConfigurationError, ...],
 ) -> ConfigurationError:
-    return ConfigurationError(problem, cure=cure, file=file, line=line)
+    return ConfigurationError(problem, cure=cure, file=file, line=line, others=others)

@@ -8,6 +8,7 @@ The command line: ``headgate --help``.
 - `call`      request, message and handlers: a client's calls
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
+- `config`    show, check, schema: settings
 - `projects`  init and check: projects without a gateway
 - `cert`      the certificates of a gateway
 - `users`     users, their tokens and certificates

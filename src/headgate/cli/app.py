@@ -41,6 +41,9 @@ app = typer.Typer(
 for _group in (users.user, users.token, users.certificate, cert.cert):
     app.add_typer(_group)
 
+settings = typer.Typer(no_args_is_help=True)
+app.add_typer(settings, name="config", help="Settings: show and check them, and what there is.")
+
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]
 HandlerName = Annotated[str, typer.Argument(help="Name of the handler.")]
@@ -63,13 +66,26 @@ Named = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
 ]
-GatewayName = Annotated[str, typer.Option(help="Its name in the Gateway Network.")]
 Data = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
         help="The gateway's own folder. Default: one for its name among your data.",
         show_default=False,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The settings. Default: headgate.toml in the working folder, if there is one.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Argument(
+        help="Default: headgate.toml in the working folder, if there is one.", show_default=False
     ),
 ]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -101,28 +117,48 @@ def demo() -> None:
 
 @app.command()
 def run(
-    name: GatewayName = "gateway",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Its name in the Gateway Network. Default: gateway.", show_default=False),
+    ] = None,
     projects: Projects = None,
     project: Named = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str | None,
+        typer.Option(help="The address to listen on. Default: 127.0.0.1.", show_default=False),
+    ] = None,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
-    ] = DEFAULT_PORT,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help=f"The port to listen on; 0 takes a free one. Default: {DEFAULT_PORT}.",
+            show_default=False,
+        ),
+    ] = None,
     data: Data = None,
+    config: Config = None,
     insecure: Annotated[
         bool,
         typer.Option("--insecure", help="Listen beyond this machine without TLS or without users."),
     ] = False,
     reload: Annotated[
-        bool, typer.Option(help="Let edits of the projects take effect while it runs.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            help="Let edits of projects and settings take effect while it runs. Default: yes.",
+            show_default=False,
+        ),
+    ] = None,
     poll: Annotated[
         bool,
         typer.Option(
             "--poll", help="Look for edits where the system does not tell, as in some containers."
         ),
     ] = False,
-    log_level: Annotated[LogLevel, typer.Option(help="What to log, to stderr.")] = "info",
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(help="What to log, to stderr. Default: info.", show_default=False),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The ready line and the log are JSON.")
     ] = False,
@@ -132,24 +168,28 @@ def run(
 
     When it is ready it prints one line with its URL on stdout; the log goes to
     stderr. After the first signal requests in flight have 5 seconds to finish,
-    a second one ends it at once.
+    a second one ends it at once. SIGHUP reads settings and projects again.
+
+    Settings come from headgate.toml, from environment variables such as
+    HEADGATE_PORT, and from these options; what comes later wins.
     """
     from headgate.cli.run import run
 
     with reporting(as_json=as_json):
         named = _named(project)
-    run(
-        name,
-        projects=projects,
-        named=named,
-        host=host,
-        port=port,
-        data=data,
-        insecure=insecure,
-        reload="poll" if reload and poll else reload,
-        log_level=log_level,
-        as_json=as_json,
-    )
+    options = {
+        "--name": (("name",), name),
+        "--host": (("host",), host),
+        "--port": (("port",), port),
+        "--data": (("data",), data and data.absolute()),
+        "--poll" if poll else "--reload": (
+            ("reload",),
+            "poll" if poll and reload is not False else reload,
+        ),
+        "--insecure": (("insecure",), insecure or None),
+        "--log-level": (("log", "level"), log_level),
+    }
+    run(config, options, projects=projects, named=named, as_json=as_json)
 
 
 @app.command()
@@ -338,18 +378,71 @@ def reload(
     as_json: Json = False,
 ) -> None:
     """
-    Let a gateway load what changed in its projects, and say what that came to.
+    Let a gateway load what changed in its projects and settings, and say what came of it.
 
     It returns when the new handlers serve. What has a problem is tried again. The
     exit code is 1 if there are problems; what served before them goes on.
 
     --json prints {"added": […], "changed": […], "removed": […], "kept": […],
-    "problems": […]}.
+    "problems": […], "settings": {"changed": […], "restart": […], "mistakes": […]}}.
     """
     from headgate.cli import call
 
     target = call.Target(access=access, handler="reload", as_json=as_json)
     call.reload(target, everything=everything)
+
+
+@settings.command()
+def show(
+    file: ConfigFile = None,
+    origin: Annotated[bool, typer.Option("--origin", help="Where each value comes from.")] = False,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Those in force on a running gateway.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Show the settings that a gateway started here would have.
+
+    --json prints {"file": …, "settings": [{"key", "value", "origin", "line"}, …]}.
+    """
+    from headgate.cli import config
+
+    if url is None:
+        config.show(file, origins=origin, as_json=as_json)
+    else:
+        config.show_running(url, as_json=as_json)
+
+
+@settings.command("check")
+def check_config(file: ConfigFile = None, as_json: Json = False) -> None:
+    """
+    Check settings: the file, and the environment variables over it.
+
+    A mistake has file, line and cure; the exit code is 1 if there are any.
+
+    --json prints {"file": …, "mistakes": […], "unknown": […]}.
+    """
+    from headgate.cli import config
+
+    config.check(file, as_json=as_json)
+
+
+@settings.command()
+def schema() -> None:
+    """Print the JSON Schema of headgate.toml, for editors."""
+    from headgate.cli import config
+
+    config.schema()
+
+
+@settings.command()
+def example() -> None:
+    """Print a headgate.toml with every setting, its meaning and its default."""
+    from headgate.cli import config
+
+    config.example()
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from headgate.cli.access import Access
+from headgate.cli.config import print_mistakes
 from headgate.cli.ends import ExitCode, fail, reporting
 from headgate.cli.output import print_document, print_table, print_value, waiting
 from headgate.cli.projects import print_problems
@@ -132,10 +133,24 @@ def reload(target: Target, *, everything: bool) -> None:
         told = [what for what in _RELOADED if reloaded[what]]
         for what in told:
             print(f"{_RELOADED[what]}: {', '.join(reloaded[what])}")
-        if not told:
+        told += _print_settings(reloaded["settings"])
+        if not told and not reloaded["settings"]["mistakes"]:
             print("Nothing has changed.")
         print_problems(reloaded["problems"])
-    raise typer.Exit(ExitCode.HANDLER_ERROR if reloaded["problems"] else ExitCode.FINE)
+    wrong = reloaded["problems"] or reloaded["settings"]["mistakes"]
+    raise typer.Exit(ExitCode.HANDLER_ERROR if wrong else ExitCode.FINE)
+
+
+def _print_settings(applied: Mapping[str, Any]) -> list[str]:
+    """Show what became of changed settings; returns their names."""
+    for change in applied["changed"]:
+        print(f"setting {change['key']}: {change['old'] or '-'} → {change['new'] or '-'}")
+    for change in applied["restart"]:
+        print(f"setting {change['key']}: {change['new'] or '-'} after a restart of the gateway")
+    print_mistakes(applied["mistakes"])
+    if applied["mistakes"]:
+        print("  until then all settings stay as they were")
+    return [change["key"] for change in (*applied["changed"], *applied["restart"])]
 
 
 def connected(target: Target) -> Client:

@@ -177,8 +177,8 @@ _STARTER = {
 
     # What is there, and what is wrong:
     headgate check projects
-    # A gateway; leave it running:
-    headgate run --projects projects
+    # A gateway with the settings of headgate.toml; leave it running:
+    headgate run
     # In another terminal:
     headgate request NAME hello '{"name": "Ada"}'
     headgate handlers
@@ -188,6 +188,28 @@ wrong, `headgate ps` what runs.
 
 `projects/NAME/messages/hello.py` is the message handler `hello` of the project `NAME`; each file
 there is one.
+""",
+    "headgate.toml": """\
+# The settings of the gateway that `headgate run` starts in this folder. `headgate config example`
+# shows all that there are, `headgate config check` what is wrong here.
+projects = "projects"
+
+# Its name in the Gateway Network, and where it listens.
+# name = "gateway"
+# port = 8188
+
+# [log]
+# level = "debug"            # else "info", "warning", "error"
+
+# Parts of the network, and who may do what; the first rule that matches decides.
+# [zones.plant]
+# addresses = ["10.1.0.0/16"]
+
+# [[permission]]
+# roles = ["operator"]
+# zones = ["plant"]
+# handlers = ["NAME/*"]
+# allow = true
 """,
     "projects/{name}/project.toml": """\
 title = "NAME"

@@ -15,14 +15,17 @@ from collections.abc import Mapping
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
+from headgate.cli.config import load
 from headgate.cli.ends import reporting
 from headgate.cli.output import print_document
 from headgate.cli.projects import chosen_projects, server_parts
 
 if TYPE_CHECKING:
     from headgate.gateway import Gateway
+    from headgate.gateway.config import Configuration, Settings
+    from headgate.gateway.layers import Layer, Place
 
 __all__ = ["run"]
 
@@ -36,43 +39,46 @@ CHATTY = ("alembic", "asyncio", "sqlalchemy", "watchfiles", "websockets")
 
 
 def run(
-    name: str,
+    file: Path | None,
+    options: Mapping[str, tuple[Place, Any]],
     *,
     projects: Path | None,
     named: Mapping[str, Path],
-    host: str,
-    port: int,
-    data: Path | None,
-    insecure: bool,
-    reload: bool | Literal["poll"],
-    log_level: str,
     as_json: bool,
 ) -> None:
     """
     Run a gateway until SIGTERM or SIGINT.
 
     After the first signal requests in flight may finish; a second one ends the process at once.
+
+    Args:
+        file: The settings. Default: ``headgate.toml`` in the working folder, if it is there.
+        options: Settings that win over the file's, by flag: which one, and its value or None.
+        projects: A folder that holds projects, or is one.
+        named: Further projects by name.
+        as_json: Whether the ready line and the log are JSON.
     """
     with reporting(as_json=as_json):
         with server_parts():
             from headgate.gateway import Gateway
-            from headgate.gateway.config import Settings
-
-            log_to_stderr(log_level, as_json=as_json)
-        folders = chosen_projects(projects, named)
+        configuration = load(file, _arguments(options, projects, named))
+        with server_parts():
+            log_to_stderr(as_json=as_json)
+        levels = Levels()
+        levels.set(configuration.settings)
         gateway = Gateway(
-            name,
-            projects=folders,
-            host=host,
-            port=port,
-            data=data,
-            config=Settings(insecure=insecure),
-            reload=reload,
+            projects=chosen_projects(
+                configuration.folder_of_projects(), configuration.named_projects()
+            ),
+            config=configuration,
+            on_settings=levels.set,
         )
         stopped = _stop_on_signals()
+        _reload_on_hangup(gateway)
+        _tell_of(configuration)
         gateway.start()
     try:
-        _announce(gateway, as_json=as_json)
+        _announce(gateway, configuration, as_json=as_json)
         sys.stdout = PrintLog()
         # Not without an end: on Windows a signal is seen only between two waits.
         while not stopped.acquire(timeout=0.5):
@@ -82,7 +88,49 @@ def run(
         gateway.stop()
 
 
-def log_to_stderr(level: str, *, as_json: bool = False) -> None:
+def _arguments(
+    options: Mapping[str, tuple[Place, Any]], projects: Path | None, named: Mapping[str, Path]
+) -> list[Layer]:
+    """Return the settings that flags give."""
+    from headgate.gateway.layers import Layer
+
+    given = [(flag, place, value) for flag, (place, value) in options.items()]
+    given.append(("--projects", ("projects",), projects))
+    given += (("--project", ("project", name, "path"), path) for name, path in named.items())
+    return [
+        Layer.of("argument", flag, place, str(value) if isinstance(value, Path) else value)
+        for flag, place, value in given
+        if value is not None
+    ]
+
+
+def _tell_of(configuration: Configuration) -> None:
+    if configuration.file is not None:
+        logger.info("settings: %s", configuration.file)
+    for name in configuration.strangers:
+        logger.warning("the environment variable %s is no setting, and is left alone", name)
+
+
+class Levels:
+    """The levels of loggers, as the settings want them."""
+
+    def __init__(self) -> None:
+        self._named: tuple[str, ...] = ()
+
+    def set(self, settings: Settings) -> None:
+        """Set them all; loggers that are not named any more log what all others do."""
+        level = logging.getLevelNamesMapping()[settings.log.level.upper()]
+        logging.root.setLevel(level)
+        for name in self._named:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        for chatty in CHATTY:
+            logging.getLogger(chatty).setLevel(max(logging.WARNING, level))
+        for name, wanted in settings.log.levels.items():
+            logging.getLogger(name).setLevel(wanted.upper())
+        self._named = tuple(settings.log.levels)
+
+
+def log_to_stderr(*, as_json: bool = False) -> None:
     """Write the log to stderr: for people, or one JSON document a line."""
     import structlog
 
@@ -108,9 +156,7 @@ def log_to_stderr(level: str, *, as_json: bool = False) -> None:
     listener = QueueListener(waiting, handler)
     listener.start()
     atexit.register(listener.stop)
-    logging.basicConfig(handlers=[_Hasty(waiting)], level=level.upper(), force=True)
-    for chatty in CHATTY:
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+    logging.basicConfig(handlers=[_Hasty(waiting)], force=True)
 
 
 class PrintLog(io.TextIOBase):
@@ -172,12 +218,33 @@ def _stop_on_signals() -> threading.Lock:
     return stopped
 
 
-def _announce(gateway: Gateway, *, as_json: bool) -> None:
+def _reload_on_hangup(gateway: Gateway) -> None:
+    """
+    Let SIGHUP read settings and projects again, where there is such a signal.
+
+    It also comes when the terminal is closed that the gateway was started on: that ends it.
+    """
+    if not hasattr(signal, "SIGHUP"):
+        return
+    on_terminal = os.isatty(0)
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if on_terminal and not os.isatty(0):
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            gateway.reload_soon()
+
+    signal.signal(signal.SIGHUP, take)
+
+
+def _announce(gateway: Gateway, configuration: Configuration, *, as_json: bool) -> None:
     """Say on stdout, in one line, that the gateway is ready; whoever started it waits for that."""
     if as_json:
-        fields = {"name": gateway.name, "url": gateway.url, "pid": os.getpid()}
+        fields: dict[str, Any] = {"name": gateway.name, "url": gateway.url, "pid": os.getpid()}
         fields |= {"insecure": gateway.insecure} if gateway.insecure else {}
-        print_document({**fields, "data": str(gateway.data), "problems": len(gateway.problems)})
+        file = None if configuration.file is None else str(configuration.file)
+        fields |= {"config": file, "data": str(gateway.data)}
+        print_document({**fields, "problems": len(gateway.problems)})
     else:
         warning = f" ({gateway.insecure})" if gateway.insecure else ""
         print(f"The gateway {gateway.name!r} is ready: {gateway.url}{warning}", flush=True)

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
+from headgate.gateway.config import Settings
 from headgate.gateway.hosting import Hosting
+from headgate.gateway.layers import dotted, is_secret
+from headgate.gateway.live import Applied
 from headgate.gateway.running import Running
 from headgate.security.administration import Administration
 from headgate.security.policy import Action
@@ -39,6 +44,13 @@ class Told(Protocol):
     def counters(self) -> dict[str, int]:
         """Return how often each limit was exceeded."""
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    async def reload_settings(self) -> Applied:
+        """Read the settings again, and let what can change take effect."""
+
 
 def builtins(
     gateway: Told, hosting: Hosting, running: Running, administration: Administration
@@ -47,7 +59,9 @@ def builtins(
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
-        return await hosting.reload(everything=everything)
+        settings = await gateway.reload_settings()
+        reloaded = await hosting.reload(everything=everything)
+        return {**msgspec.structs.asdict(reloaded), "settings": settings}
 
     return {
         "counters": Builtin(lambda _: gateway.counters()),
@@ -56,6 +70,7 @@ def builtins(
         "ps": Builtin(lambda _: running.table()),
         "reload": Builtin(reload, action="administer"),
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
+        "settings": Builtin(lambda _: _settings(gateway), action="administer"),
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
         **{
@@ -64,6 +79,13 @@ def builtins(
             )
             for action in administration.actions
         },
+    }
+
+
+def _settings(gateway: Told) -> dict[str, Any]:
+    return {
+        dotted(place): "…" if is_secret(place) else value
+        for place, value in gateway.settings.flat().items()
     }
 
 

@@ -186,7 +186,7 @@ class Dispatch:
         caller = invocation.caller
         if builtin.action == "administer" and not builtin.for_caller:
             self._recorder.record(
-                Record("administered", caller.user, caller.host, invocation.target)
+                Record("administered", caller.user, caller.host, target=invocation.target)
             )
         if len(invocation.payload) > MAX_ASKED:
             raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")

@@ -21,6 +21,7 @@ from headgate.channel.protocol import Channel
 from headgate.channel.server import Logins, Peer, ServerChannel
 from headgate.channel.site import Site
 from headgate.errors import (
+    ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
     Overloaded,
@@ -28,12 +29,14 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.gateway.builtins import builtins
-from headgate.gateway.config import Settings
+from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.dispatch import Dispatch
 from headgate.gateway.excess import Excess
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
-from headgate.gateway.limits import Limiter, Limits
+from headgate.gateway.layers import Layer
+from headgate.gateway.limits import Limiter
+from headgate.gateway.live import Applied, LiveSettings
 from headgate.gateway.port import Listening, Port
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
@@ -80,39 +83,57 @@ class Gateway:
     ``with`` and ``start()``/``stop()`` run it on a thread of its own, ``async with`` on the
     running event loop. ``headgate run`` is the same as a process.
 
+    What is not given here is as `config` says, and without it as by default.
+
     Args:
-        name: The gateway's name in the Gateway Network.
+        name: The gateway's name in the Gateway Network. Default: ``gateway``.
         projects: The folder of the projects, or a mapping of project names to folders.
-        host: The address to listen on. Beyond loopback there must be TLS and a user.
-        port: The port to listen on; 0 takes a free one.
+        host: The address to listen on. Beyond loopback there must be TLS and a user. Default:
+            ``127.0.0.1``.
+        port: The port to listen on; 0 takes a free one. Default: 8188.
         data: The gateway's own folder. Default: one for its name among the user's data.
-        config: The sections ``[tls]`` and ``[http]``, and ``insecure``. Default: no TLS on
-            loopback, beyond it the certificate of ``headgate cert init``.
+        config: The path of a ``headgate.toml``, which is read with the environment over it and
+            again with `reload()`; or settings.
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
-        reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
-            for them where the system does not tell. ``headgate run`` does that, a program has
-            `reload()`.
-        limits: What clients may have and do at once.
+        reload: Whether edits of the projects' files, and of the one with the settings, take effect
+            by themselves; ``"poll"`` to look for them where the system does not tell.
+            ``headgate run`` does that, a program has `reload()`. Default: no, if there is no
+            `config`.
+        on_settings: Is called with the settings in force when it starts and after each change of
+            them, on the event loop.
+
+    Raises:
+        ConfigurationError: Something is wrong in `config`, or there are no projects.
     """
 
     def __init__(
         self,
-        name: str = "gateway",
+        name: str | None = None,
         *,
-        projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders,
-        host: str = "127.0.0.1",
-        port: int = 8188,
+        projects: str
+        | os.PathLike[str]
+        | Mapping[str, str | os.PathLike[str]]
+        | ProjectFolders
+        | None = None,
+        host: str | None = None,
+        port: int | None = None,
         data: str | os.PathLike[str] | None = None,
-        config: Settings | None = None,
+        config: str | os.PathLike[str] | Settings | Configuration | None = None,
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
-        reload: bool | Literal["poll"] = False,
-        limits: Limits | None = None,
+        reload: bool | Literal["poll"] | None = None,
+        on_settings: Callable[[Settings], None] | None = None,
     ) -> None:
-        self.name = name
+        if config is None and reload is None:
+            reload = False
+        configuration = self._configuration = _configured(
+            config, name=name, host=host, port=port, data=data, reload=reload
+        )
+        settings = configuration.settings
+        name = self.name = settings.name
         """The gateway's name."""
         self.token = b""
         """The owner's local token, once the gateway has started."""
@@ -121,16 +142,15 @@ class Gateway:
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
-        self._folders = ProjectFolders.of(projects)
-        self._data = Path(data) if data is not None else data_folder(name)
-        settings = config or Settings()
+        self._folders = _folders(projects, configuration, required=config is None)
+        self._data = settings.data or data_folder(name)
         listening = Listening(
-            host=host,
-            port=port,
+            host=settings.host,
+            port=settings.port,
             tls=settings.tls,
             http=settings.http,
             insecure=settings.insecure,
-            options=("--name", name) if data is None else ("--data", str(data)),
+            options=("--name", name) if settings.data is None else ("--data", str(settings.data)),
         )
         self._port = Port(
             listening, data=self._data, make_channel=self._new_channel, refused=self.refused
@@ -141,12 +161,13 @@ class Gateway:
         self._store = Store(self._data)
         self._identities: Identities | None = None
         self._sessions = Sessions()
-        self.limiter = Limiter(limits, excess=Excess(self._recorder))
+        self.limiter = Limiter(settings.limits, excess=Excess(self._recorder))
         """Holds clients to the limits."""
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)
-        self._reload = reload
+        self._live: LiveSettings | None = None
+        self._on_settings = on_settings
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
         self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
@@ -188,6 +209,11 @@ class Gateway:
     def _url_file(self) -> Path:
         # Where commands for this folder find the gateway while it runs.
         return self._data / "url"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._configuration.settings if self._live is None else self._live.settings
 
     @property
     def problems(self) -> list[Problem]:
@@ -304,13 +330,21 @@ class Gateway:
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
         await self._port.prepare(users=self._count_users())
+        live = self._live = LiveSettings(
+            self._configuration,
+            apply=self._apply,
+            recorder=self._recorder,
+            user=self.caller.user,
+        )
+        self._apply(live.settings)
         await hosting.open()
         await self._port.open()
         self._serves = True
         self._url_file.write_text(self._port.own_url, encoding="utf-8")
         self._network.join(self)
-        if self._reload:
-            hosting.watch(polling=self._reload == "poll")
+        if live.settings.reload:
+            hosting.watch(polling=live.settings.reload == "poll")
+            live.watch()
         self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}"))
 
     async def _stop(self, grace: float) -> None:
@@ -326,6 +360,10 @@ class Gateway:
             self._serves = False
             self.limiter.excess.stop()
             self._recorder.record(Record(event="stopped", detail=self.name))
+        if self._live is not None:
+            ends += self._live.close()
+            # Started again, it begins with what was in force.
+            self._configuration, self._live = self._live.in_force(), None
         if self._hosting is not None:
             ends += self._hosting.close()
             self._hosting = None
@@ -403,7 +441,8 @@ class Gateway:
         """
         Let what changed in the projects' files serve, and wait until it does.
 
-        What has a problem is tried again, also if nothing was edited.
+        The settings are read again before that. What has a problem is tried again, also if nothing
+        was edited.
 
         Args:
             everything: Load all projects anew, changed or not: with new state of their modules.
@@ -418,11 +457,25 @@ class Gateway:
         refuse_on_event_loop("Gateway.reload()", "await asyncio.to_thread(gateway.reload)")
         if self._hosting is None or self._loop is None:
             raise RuntimeError(f"The gateway {self.name!r} does not run")
-        work = self._hosting.reload(everything=everything)
+        work = self._reload_all(self._hosting, everything=everything)
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except CancelledError:
             raise RuntimeError(f"The gateway {self.name!r} stopped") from None
+
+    async def _reload_all(self, hosting: Hosting, *, everything: bool) -> Reloaded:
+        await self.reload_settings()
+        return await hosting.reload(everything=everything)
+
+    def reload_soon(self) -> None:
+        """Begin to reload settings and projects, from any thread and from a signal's handler."""
+
+        def begin() -> None:
+            if self._live is not None and self._hosting is not None:
+                self._live.reload_soon()
+                self._hosting.reload_soon()
+
+        self.call(begin)
 
     def next_sequence(self) -> int:
         """Return the next number of a request of the gateway's own scripts."""
@@ -492,6 +545,34 @@ class Gateway:
         self._requests.end(invocation, outcome)
 
     # --- on the event loop ------------------------------------------------------------------------
+
+    async def reload_settings(self) -> Applied:
+        """Read the settings again, and let what can change take effect."""
+        if self._live is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        return await self._live.reload()
+
+    def apply(self, settings: Settings) -> Applied:
+        """
+        Let of these settings take effect what can while the gateway runs, at once.
+
+        Returns:
+            What has changed, and what needs a restart.
+
+        Raises:
+            ConfigurationError: Something is wrong with them; everything is as it was.
+            RuntimeError: The gateway does not run.
+        """
+        if self._live is None:
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
+        return self._live.take(Configuration.of(settings).settings)
+
+    def _apply(self, settings: Settings) -> None:
+        """Let every part take the settings that may change; all of them in this one turn."""
+        self.limiter.apply(settings.limits)
+        self._port.apply(settings.http)
+        if self._on_settings is not None:
+            self._on_settings(settings)
 
     def dispatch(self, invocation: Invocation) -> None:
         """Have a client's invocation answered."""
@@ -643,3 +724,38 @@ class Gateway:
                 event="logout", user=session.caller.user, host=session.caller.host, detail=reason
             )
         )
+
+
+def _configured(
+    config: str | os.PathLike[str] | Settings | Configuration | None, **given: Any
+) -> Configuration:
+    """Return the configuration that is meant, with the arguments that were given over it."""
+    if given["data"] is not None:
+        given["data"] = str(Path(given["data"]).absolute())
+    arguments = [
+        Layer.of("argument", name, (name,), value)
+        for name, value in given.items()
+        if value is not None
+    ]
+    if config is None:
+        return Configuration.load(arguments=arguments)
+    if isinstance(config, Settings):
+        config = Configuration.of(config)
+    if isinstance(config, Configuration):
+        return config.under(arguments)
+    return Configuration.load(Path(config), environment=os.environ, arguments=arguments)
+
+
+def _folders(
+    projects: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | ProjectFolders | None,
+    configuration: Configuration,
+    *,
+    required: bool,
+) -> ProjectFolders:
+    """Return where the projects are that a program or the configuration names."""
+    if projects is None and required:
+        raise ConfigurationError("The gateway has no projects", cure="Give it projects= or config=")
+    if projects is not None:
+        return ProjectFolders.of(projects)
+    folder = configuration.folder_of_projects()
+    return ProjectFolders.of(ProjectFolders(folder, configuration.named_projects()))

@@ -124,7 +124,7 @@ class Hosting:
         loop = asyncio.get_running_loop()
 
         def tell(touched: Collection[str] | None) -> None:
-            loop.call_soon_threadsafe(self._reload_soon, touched)
+            loop.call_soon_threadsafe(self.reload_soon, touched)
 
         self._watch = Watch(self._folders, tell, polling=polling)
         self._watch.start()
@@ -150,7 +150,7 @@ class Hosting:
             )
             return self._take_over(plan)
 
-    def _reload_soon(self, touched: Collection[str] | None) -> None:
+    def reload_soon(self, touched: Collection[str] | None = None) -> None:
         """Begin a reload of what may have changed, None for anything."""
         if not self._closed:
             work = self._reload_logged(self._sources if touched is None else touched)

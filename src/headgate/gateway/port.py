@@ -6,8 +6,8 @@ import asyncio
 import logging
 import shlex
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
@@ -158,6 +158,11 @@ class Port:
             await self._listener.over()
         forget_port(self.number, self._data)
 
+    def apply(self, http: Http) -> None:
+        """Go by other names, and take pages of other origins, from now on."""
+        self._settings = replace(self._settings, http=http)
+        self.site = self._named_site()
+
     async def look(self) -> None:
         """Take the files of the certificate for new connections, if they have changed."""
         if self._tls is not None and await asyncio.to_thread(self._tls.look):
@@ -203,14 +208,8 @@ class Port:
 
     def _find_names(self) -> None:
         """Find out by which names clients can call the gateway, and which is best for its URL."""
-        settings = self._settings
-        host = "" if _is_wildcard(settings.host) else settings.host.strip("[]").lower()
-        names = self._tls.certificate.names if self._tls is not None else ()
-        self.site = Site(
-            [*filter(None, [host]), *names, *settings.http.hosts],
-            settings.http.origins,
-            needs_certificate=self.secure and settings.tls.require_client_certificate,
-        )
+        self.site = self._named_site()
+        host, names = self._own_name(), self._names()
         callable_names = [name for name in names if "*" not in name and not is_loopback(name)]
         if host and (host in names or not callable_names):
             self._name = host
@@ -223,6 +222,21 @@ class Port:
                 host,
                 ", ".join(names),
             )
+
+    def _named_site(self) -> Site:
+        http = self._settings.http
+        return Site(
+            [*filter(None, [self._own_name()]), *self._names(), *http.hosts],
+            http.origins,
+            needs_certificate=self.secure and self._settings.tls.require_client_certificate,
+        )
+
+    def _own_name(self) -> str:
+        host = self._settings.host
+        return "" if _is_wildcard(host) else host.strip("[]").lower()
+
+    def _names(self) -> Sequence[str]:
+        return self._tls.certificate.names if self._tls is not None else ()
 
     async def _watch(self) -> None:
         """Look at the certificate, and repeat what must not be forgotten."""

@@ -63,27 +63,50 @@ def parse_toml(text: str, *, file: Path) -> dict[str, Any]:
         ) from None
 
 
-def line_of(text: str, *path: str) -> int | None:
+def line_of(text: str, *path: str | int) -> int | None:
     """
     The line where a key stands, or the header of its table; None if neither is found.
 
     Args:
         text: The TOML text.
-        path: The key's tables and its name, from the outermost.
+        path: The key's tables and its name, from the outermost; behind the name of an array of
+            tables the number of one of them, from 0.
     """
-    table: tuple[str, ...] = ()
+    tables = _Tables()
     depth, best = 0, None
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(): in TOML only these end a line.
+    for number, line in enumerate(re.split("\r?\n", text), 1):
         if header := _HEADER.match(line):
-            found = table = _keys(header[1])
+            found = tables.begin(_keys(header[1]), repeated=line.lstrip().startswith("[["))
         elif entry := _ENTRY.match(line):
-            found = table + _keys(entry[1])
+            found = tables.current + _keys(entry[1])
         else:
             continue
         common = min(len(found), len(path))
         if common > depth and found[:common] == path[:common]:
             depth, best = common, number
     return best
+
+
+class _Tables:
+    """The tables of a text, in the order of their headers."""
+
+    def __init__(self) -> None:
+        self.current: tuple[str | int, ...] = ()
+        self._last: dict[tuple[str | int, ...], int] = {}
+        """Arrays of tables, and the number of the last table of each."""
+
+    def begin(self, keys: tuple[str, ...], *, repeated: bool) -> tuple[str | int, ...]:
+        """Go on in the table of a header, and return its path; `repeated` as in ``[[keys]]``."""
+        path: tuple[str | int, ...] = ()
+        for depth, key in enumerate(keys, 1):
+            path += (key,)
+            if repeated and depth == len(keys):
+                self._last[path] = self._last.get(path, -1) + 1
+            if path in self._last:
+                path += (self._last[path],)
+        self.current = path
+        return path
 
 
 def _keys(dotted: str) -> tuple[str, ...]:

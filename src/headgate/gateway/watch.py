@@ -1,7 +1,10 @@
-"""Watching the projects' folders: which projects' files have changed, once they have settled."""
+"""
+Watching files: which projects' files have changed, once they have settled, and the settings' file.
+"""
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import threading
@@ -15,7 +18,7 @@ from headgate.gateway.source import ProjectFolders
 if TYPE_CHECKING:
     from watchfiles import Change
 
-__all__ = ["Watch", "is_remote"]
+__all__ = ["FileWatch", "Watch", "is_remote"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -141,6 +144,47 @@ class Watch(threading.Thread):
     def _projects(self, paths: Iterable[Path]) -> Touched:
         names = {self._folders.project_of(path) for path in paths}
         return None if "" in names else names
+
+
+class FileWatch(threading.Thread):
+    """
+    Tells that a single file is another one, once it has settled.
+
+    It is read five times a second: so it may be a link, be replaced with its folder, or stand on a
+    network mount.
+
+    Args:
+        file: The file.
+        tell: Is called on this thread.
+        known: The file's text as it was read last.
+    """
+
+    def __init__(self, file: Path, tell: Callable[[], None], *, known: str) -> None:
+        super().__init__(name="headgate-watch-file", daemon=True)
+        self._file = file
+        self._tell = tell
+        self._told: bytes | None = known.encode()
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Tell nothing any more; the thread ends at once."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        """Watch until it is stopped."""
+        seen = self._told
+        while not self._stopped.wait(SETTLE_SECONDS):
+            now = self._read()
+            if now == seen and now != self._told:
+                self._told = now
+                self._tell()
+            seen = now
+
+    def _read(self) -> bytes | None:
+        try:
+            return self._file.read_bytes().removeprefix(codecs.BOM_UTF8)
+        except OSError:
+            return None
 
 
 class _Pending:

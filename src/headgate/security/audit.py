@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
+from annotated_types import Ge, Gt
 
 from headgate.errors import RequestError
 from headgate.invocation import Invocation
@@ -29,10 +30,10 @@ class AuditSettings:
     redact: tuple[str, ...] = ("password", "passwd", "secret", "token", "key", "pin")
     """Keys in payloads whose values are left out, compared without case, as patterns."""
 
-    segment_bytes: int = 16 * 1024 * 1024
+    segment_bytes: Annotated[int, Ge(4096)] = 16 * 1024 * 1024
     """Bytes after which a segment is closed and the next one begun."""
 
-    retain_days: float = 365.0
+    retain_days: Annotated[float, Gt(0)] = 365.0
     """Days after which a closed segment is removed, whole."""
 
     on_full: Literal["refuse", "continue"] = "continue"
