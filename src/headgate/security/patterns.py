@@ -1,0 +1,27 @@
+"""Patterns of names in rules: ``*`` stands for any text, ``?`` for one character."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable
+
+__all__ = ["matcher"]
+
+
+def matcher(patterns: Iterable[str], *, fold: bool) -> Callable[[str], object]:
+    """
+    Return what tells, by its truth, whether a name matches one of some patterns as a whole.
+
+    A ``*`` also stands for slashes and for nothing. All other characters stand for themselves,
+    the bracket ``[`` too. Time grows with the name's length as it does for text search: no name
+    makes it slow.
+
+    Args:
+        patterns: The patterns.
+        fold: Compare without case; the names that are asked about must be casefolded already.
+    """
+    texts = [pattern.casefold() if fold else pattern for pattern in patterns]
+    # fnmatch gives a meaning to brackets alone beside the two; `[[]` is a bracket itself.
+    parts = [fnmatch.translate(text.replace("[", "[[]")) for text in texts]
+    return re.compile("|".join(parts)).match
