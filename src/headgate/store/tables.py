@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, Column, DateTime, Dialect, Integer, MetaData, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["UtcDateTime", "boots", "metadata", "node"]
+__all__ = [
+    "UtcDateTime",
+    "boots",
+    "certificates",
+    "keys",
+    "metadata",
+    "node",
+    "tokens",
+    "users",
+]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -58,3 +81,65 @@ boots = Table(
     Column("version", String, nullable=False),
 )
 """The latest opens of the database, by which version of Headgate."""
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("password", String),
+    Column("roles", JSON, nullable=False),
+    Column("hosts", JSON, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
+    UniqueConstraint("key"),
+)
+"""
+Who may log in. The key is the name without its case. The password is an Argon2id hash or nothing,
+the generation a random number that is drawn anew to end what was opened before.
+"""
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("name", String, nullable=False),
+    Column("secret", LargeBinary, nullable=False),
+    Column("roles", JSON, nullable=False),
+    Column("only", JSON, nullable=False),
+    Column("hosts", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("expires_at", UtcDateTime),
+    Column("used_at", UtcDateTime),
+    Column("revoked_at", UtcDateTime),
+)
+"""API tokens; of the secret only its SHA-256 is kept."""
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("spki", String),
+    Column("san", String),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("created_by", String, nullable=False),
+    UniqueConstraint("spki"),
+    UniqueConstraint("san"),
+    CheckConstraint("(spki IS NULL) <> (san IS NULL)", name="one_mark"),
+)
+"""Which client certificates are whose: by the SHA-256 of the public key, or by a name in it."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+"""The gateway's own secrets, such as the one under which session tickets are sealed."""

@@ -1,0 +1,208 @@
+"""Passwords: Argon2id, on threads of their own, few at once."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import secrets
+import unicodedata
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+
+from argon2 import Parameters, PasswordHasher, Type
+from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
+
+from headgate.errors import Overloaded, PayloadError
+from headgate.security.throttle import Throttle
+
+__all__ = ["PARAMETERS", "Passwords", "check_password"]
+
+# OWASP, Password Storage Cheat Sheet: "m=47104 (46 MiB), t=1, p=1 (Do not use with Argon2i)", the
+# one with the most memory. One lane, so that a login takes one core and no more; salt and tag have
+# the lengths of RFC 9106, section 4.
+PARAMETERS = Parameters(
+    type=Type.ID,
+    version=19,
+    salt_len=16,
+    hash_len=32,
+    time_cost=1,
+    memory_cost=47104,
+    parallelism=1,
+)
+"""Memory in KiB, passes and lanes of a hash."""
+
+MIN_LENGTH = 8
+"""Characters that a password has at least; NIST SP 800-63B asks for no rules beyond a length."""
+
+MAX_BYTES = 1024
+"""Bytes that it has at most, in UTF-8."""
+
+PATIENCE = 5.0
+"""Seconds that a login waits for its turn; the whole of it has 10."""
+
+MOST_WAITING = 256
+"""Logins that wait, for their turn or for a delay to pass."""
+
+MOST_WAITING_PER_ADDRESS = 128
+"""Of these, those of one address."""
+
+
+def normal(password: str) -> str:
+    """Return the form of a password that is hashed: keyboards differ in how they write é."""
+    return unicodedata.normalize("NFC", password)
+
+
+def check_password(password: str, user: str) -> str:
+    """
+    Return a new password in its normal form.
+
+    Raises:
+        PayloadError: It is too short, too long or the user's name.
+    """
+    password = normal(password)
+    try:
+        length = len(password.encode())
+    except UnicodeEncodeError:
+        raise PayloadError("The password is not Unicode text") from None
+    if len(password) < MIN_LENGTH:
+        raise PayloadError(f"The password is too short: it needs {MIN_LENGTH} characters")
+    if length > MAX_BYTES:
+        raise PayloadError(f"The password is too long: it may have {MAX_BYTES} bytes")
+    if password.casefold() == user.casefold():
+        raise PayloadError("The password is the user's name: choose another one")
+    return password
+
+
+class Passwords:
+    """
+    Hashes passwords and checks them, on the event loop and never in its way.
+
+    Args:
+        throttle: Delays those who guess.
+        parameters: Those of a new hash.
+        clock: Seconds on a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        throttle: Throttle | None = None,
+        parameters: Parameters = PARAMETERS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._throttle = throttle or Throttle()
+        self._clock = clock
+        self._hasher = PasswordHasher.from_parameters(parameters)
+        self._nobody = _unmatched(parameters)
+        workers = 1 if (os.cpu_count() or 1) < 4 else 2
+        self._pool = ThreadPoolExecutor(workers, "headgate-passwords")
+        self._turns = asyncio.Semaphore(workers)
+        self._waiting: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return self._waiting.total()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    async def hash(self, password: str) -> str:
+        """Return the hash of a password."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, self._hasher.hash, normal(password))
+
+    def is_outdated(self, stored: str) -> bool:
+        """Whether a hash was made with other parameters than one would be now."""
+        return self._hasher.check_needs_rehash(stored)
+
+    async def verify(self, stored: str | None, password: str, *, user: str, address: str) -> bool:
+        """
+        Tell whether a password is right.
+
+        It takes as long for a user that does not exist, or has no password, as for one that has.
+
+        Args:
+            stored: The user's hash, None if there is none.
+            password: What was given.
+            user: The user's key, also if there is no such user.
+            address: The IP address that it comes from.
+
+        Raises:
+            Overloaded: The delay is longer than `PATIENCE`, or too many wait.
+        """
+        if self._waiting[address] >= MOST_WAITING_PER_ADDRESS or len(self) >= MOST_WAITING:
+            raise _too_many()
+        self._waiting[address] += 1
+        try:
+            return await self._in_turn(stored or self._nobody, password, user, address)
+        finally:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
+
+    async def _in_turn(self, stored: str, password: str, user: str, address: str) -> bool:
+        end = self._clock() + PATIENCE
+        while True:
+            now = self._clock()
+            delay = self._throttle.delay(user, address, now)
+            if now + delay > end:
+                raise Overloaded(
+                    "Wrong passwords came before: try again later",
+                    retry_after=round(delay, 1),
+                    started=False,
+                )
+            if delay > 0:
+                await asyncio.sleep(delay)
+                continue
+            try:
+                await asyncio.wait_for(self._turns.acquire(), end - now)
+            except TimeoutError:
+                raise _too_many() from None
+            if self._throttle.delay(user, address, self._clock()) > 0:
+                self._turns.release()
+                continue
+            return await asyncio.shield(self._begin(stored, password, user, address))
+
+    def _begin(self, stored: str, password: str, user: str, address: str) -> asyncio.Future[bool]:
+        """Begin the check; its end is noted even if nobody waits for it any more."""
+
+        def ended(check: asyncio.Future[bool]) -> None:
+            self._turns.release()
+            if check.cancelled() or check.exception() is not None:
+                return
+            if check.result():
+                self._throttle.succeeded(user, address)
+            else:
+                self._throttle.failed(user, address, self._clock())
+
+        loop = asyncio.get_running_loop()
+        check = loop.run_in_executor(self._pool, self._matches, stored, password)
+        check.add_done_callback(ended)
+        return check
+
+    def _matches(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, normal(password))
+        except VerifyMismatchError:
+            return False
+        except (InvalidHashError, VerificationError, UnicodeEncodeError):
+            return False
+
+
+def _too_many() -> Overloaded:
+    return Overloaded("Too many logins wait: try again later", retry_after=PATIENCE, started=False)
+
+
+def _unmatched(parameters: Parameters) -> str:
+    """Return a hash that costs as much as any other, and that no password has."""
+
+    def text(count: int) -> str:
+        return base64.b64encode(secrets.token_bytes(count)).decode().rstrip("=")
+
+    return (
+        f"$argon2id$v={parameters.version}$m={parameters.memory_cost},t={parameters.time_cost},"
+        f"p={parameters.parallelism}${text(parameters.salt_len)}${text(parameters.hash_len)}"
+    )

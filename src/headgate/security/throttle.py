@@ -1,0 +1,123 @@
+"""Delay after wrong passwords: it slows guessing down and locks nobody out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+__all__ = ["OF_ADDRESS", "OF_USER", "Curve", "Throttle", "network_of"]
+
+MOST_ENTRIES = 10_000
+"""Users at an address, and addresses, that are remembered; the longest untouched goes first."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How the delay grows."""
+
+    free: int
+    """Failures that cost nothing."""
+    first: float
+    """Seconds after the next one; each further one doubles them."""
+    longest: float
+    """Seconds at most."""
+    forget: float
+    """Seconds after which one failure is forgotten."""
+
+    def seconds(self, failures: float) -> float:
+        """Return the delay after so many failures."""
+        beyond = failures - self.free
+        return 0.0 if beyond <= 0 else min(self.first * 2.0 ** min(beyond - 1, 64.0), self.longest)
+
+
+OF_USER = Curve(free=3, first=0.5, longest=30.0, forget=60.0)
+"""For a user at an address: three slips are free, from the tenth on it is two guesses a minute."""
+
+OF_ADDRESS = Curve(free=20, first=0.25, longest=4.0, forget=10.0)
+"""For all users at an address: names that are tried one after the other."""
+
+
+class Throttle:
+    """
+    Tells how long the next password for a user from an address has to wait.
+
+    A right password for the same user from another address does not wait for the failures of this
+    one. Failures are forgotten one after the other. Addresses of IPv6 count by their /64 network,
+    since whoever has one of it has all.
+
+    Args:
+        of_user: How the delay grows for a user at an address.
+        of_address: How it grows for an address.
+        most: Entries that each of the two tables holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        of_user: Curve = OF_USER,
+        of_address: Curve = OF_ADDRESS,
+        most: int = MOST_ENTRIES,
+    ) -> None:
+        self._users = _Failures(of_user, most)
+        self._addresses = _Failures(of_address, most)
+
+    def __len__(self) -> int:
+        return len(self._users) + len(self._addresses)
+
+    def delay(self, user: str, address: str, now: float) -> float:
+        """Return the seconds from `now` until a password may be tried; 0 for at once."""
+        network = network_of(address)
+        return max(
+            0.0, self._users.until((user, network)) - now, self._addresses.until(network) - now
+        )
+
+    def failed(self, user: str, address: str, now: float) -> None:
+        """Note that a password was wrong."""
+        network = network_of(address)
+        self._users.add((user, network), now)
+        self._addresses.add(network, now)
+
+    def succeeded(self, user: str, address: str) -> None:
+        """Forget the failures of a user at an address; those of the address itself stay."""
+        self._users.remove((user, network_of(address)))
+
+
+class _Failures:
+    """Failures by key, the one touched last at the end."""
+
+    def __init__(self, curve: Curve, most: int) -> None:
+        self._curve = curve
+        self._most = most
+        self._entries: OrderedDict[Hashable, tuple[float, float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def until(self, key: Hashable) -> float:
+        return self._entries.get(key, (0.0, 0.0, float("-inf")))[2]
+
+    def add(self, key: Hashable, now: float) -> None:
+        count, since, until = self._entries.pop(key, (0.0, now, now))
+        count = 1.0 + max(0.0, count - (now - since) / self._curve.forget)
+        until = max(until, now + self._curve.seconds(count))
+        self._entries[key] = count, now, until
+        if len(self._entries) > self._most:
+            self._entries.popitem(last=False)
+
+    def remove(self, key: Hashable) -> None:
+        self._entries.pop(key, None)
+
+
+def network_of(address: str) -> str:
+    """Return what an address is counted by: itself, or the /64 network of an IPv6 address."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ip_network((int(found), 64), strict=False))
+    return str(found)
