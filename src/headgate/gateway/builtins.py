@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from headgate.gateway.hosting import Hosting
 from headgate.gateway.running import Running
 from headgate.security.policy import Action
+from headgate.security.rules import Operation
 
 __all__ = ["Builtin", "builtins"]
 
@@ -17,10 +18,12 @@ __all__ = ["Builtin", "builtins"]
 class Builtin:
     """A handler that the gateway has itself."""
 
-    answer: Callable[[Any], Any]
+    answer: Callable[..., Any]
     """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
     action: Action = "see"
     """What the caller must be allowed to do."""
+    takes_caller: bool = False
+    """Whether `answer` is called with payload and caller, not with the payload alone."""
 
 
 class Told(Protocol):
@@ -33,8 +36,18 @@ class Told(Protocol):
         """Return the size of every table."""
 
 
-def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Builtin]:
-    """Return the handlers of a gateway by name."""
+def builtins(
+    gateway: Told, hosting: Hosting, running: Running, operations: Mapping[str, Operation]
+) -> dict[str, Builtin]:
+    """
+    Return the handlers of a gateway by name.
+
+    Args:
+        gateway: The gateway.
+        hosting: Its projects.
+        running: What runs.
+        operations: What administers it, by name.
+    """
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
@@ -48,6 +61,10 @@ def builtins(gateway: Told, hosting: Hosting, running: Running) -> dict[str, Bui
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
+        **{
+            name: Builtin(operation, action="administer", takes_caller=True)
+            for name, operation in operations.items()
+        },
     }
 
 

@@ -143,7 +143,7 @@ class Dispatch:
         try:
             self._policy.authorise(invocation.caller, action, project, handler)
         except PermissionDenied as error:
-            self._record_refusal(invocation, error)
+            self._recorder.record(Record.of("refused", invocation, error))
             raise
         if len(invocation.ancestors) >= MAX_CHAIN:
             raise _too_long(invocation)
@@ -159,7 +159,24 @@ class Dispatch:
         endpoint = hosted.endpoints.get(handler)
         if endpoint is None:
             raise _no_handler(hosted, handler)
+        if endpoint.narrows:
+            self._narrow(invocation, endpoint)
         return endpoint
+
+    def _narrow(self, invocation: Invocation, gate: Gate) -> None:
+        """Let the handler's own settings refuse; they come after the rules, and allow nothing."""
+        settings = gate.handler.settings
+        try:
+            self._policy.narrow(
+                invocation.caller,
+                invocation.project,
+                invocation.handler,
+                roles=settings.roles,
+                zones=settings.zones,
+            )
+        except PermissionDenied as error:
+            self._recorder.record(Record.of("refused", invocation, error))
+            raise
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
         target = invocation.remote_server
@@ -190,7 +207,12 @@ class Dispatch:
             )
         if len(invocation.payload) > MAX_ASKED:
             raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
-        value = builtin.answer(decode(invocation.payload))
+        payload = decode(invocation.payload)
+        value = (
+            builtin.answer(payload, invocation.caller)
+            if builtin.takes_caller
+            else builtin.answer(payload)
+        )
         if not isinstance(value, Awaitable):
             self._requests.end(invocation, Encoded(encode(value, root="result")))
             return
@@ -203,6 +225,8 @@ class Dispatch:
         outcome: Outcome
         try:
             outcome = Encoded(encode(await value, root="result"))
+        except RequestError as error:
+            outcome = Failure(error)
         except Exception:
             logger.exception("%s failed", invocation.target)
             outcome = Failure(
@@ -275,9 +299,6 @@ class Dispatch:
         data, invocation.reported = invocation.reported, None
         if invocation.outcome is None and data is not None:
             invocation.asker.progressed(invocation, data)
-
-    def _record_refusal(self, invocation: Invocation, error: PermissionDenied) -> None:
-        self._recorder.record(Record.of("refused", invocation, error))
 
 
 class _Nobody:

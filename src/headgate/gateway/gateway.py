@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import CancelledError
 from http import HTTPStatus
 from pathlib import Path
@@ -48,7 +48,8 @@ from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.audit import LogRecorder, Record, Recorder
 from headgate.security.identity import gateway_itself, owner
-from headgate.security.policy import OwnerPolicy, Policy
+from headgate.security.policy import Policy, RulePolicy
+from headgate.security.rules import Rules, operations
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
@@ -87,7 +88,8 @@ class Gateway:
         port: The port to listen on; 0 takes a free one.
         data: The gateway's own folder. Default: one for its name among the user's data.
         network: The Gateway Network that it joins. Default: none.
-        policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
+        policy: Decides who may do what. Default: rules, of which there are only the built-in ones
+            and those that were added to the database.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
         reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
             for them where the system does not tell. ``headgate run`` does that, a program has
@@ -120,9 +122,12 @@ class Gateway:
         self._host = host
         self._data = Path(data) if data is not None else data_folder(name)
         self._network = network or NoNetwork()
-        self._policy = policy or OwnerPolicy()
+        self._policy = policy or RulePolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
+        self._rules: Rules | None = None
+        if isinstance(self._policy, RulePolicy):
+            self._rules = Rules(self._store, self._policy, self._recorder)
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -251,6 +256,7 @@ class Gateway:
             system=lambda project: self.scope(project).system,
             runtime=self._make_runtime,
             requests=self._requests,
+            zones=self._zones,
         )
         self._dispatch = Dispatch(
             self,
@@ -259,7 +265,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running),
+            builtins=builtins(self, hosting, running, operations(self._rules)),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -304,10 +310,15 @@ class Gateway:
     def _open_files(self) -> None:
         assert self._loop is not None
         self._store.open()
+        if self._rules is not None:
+            self._rules.load()
         # Ids of 128 bits: node, boot and the session's number here, the request's number in it.
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
+
+    def _zones(self) -> Collection[str] | None:
+        return self._policy.zones if isinstance(self._policy, RulePolicy) else None
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 
-__all__ = ["matcher"]
+__all__ = ["folded", "matcher"]
+
+
+def folded(name: str) -> str:
+    """Return what two names have in common that are the same but for case and its encoding."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def matcher(patterns: Iterable[str], *, fold: bool) -> Callable[[str], object]:
@@ -19,9 +25,9 @@ def matcher(patterns: Iterable[str], *, fold: bool) -> Callable[[str], object]:
 
     Args:
         patterns: The patterns.
-        fold: Compare without case; the names that are asked about must be casefolded already.
+        fold: Compare without case; the names that are asked about must be `folded` already.
     """
-    texts = [pattern.casefold() if fold else pattern for pattern in patterns]
+    texts = [folded(pattern) if fold else pattern for pattern in patterns]
     # fnmatch gives a meaning to brackets alone beside the two; `[[]` is a bracket itself.
     parts = [fnmatch.translate(text.replace("[", "[[]")) for text in texts]
     return re.compile("|".join(parts)).match

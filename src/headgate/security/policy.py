@@ -16,7 +16,7 @@ from headgate.errors import ConfigurationError, PermissionDenied
 from headgate.handler import known_names
 from headgate.invocation import Caller
 from headgate.security.identity import OWNER_ROLE
-from headgate.security.patterns import matcher
+from headgate.security.patterns import folded, matcher
 from headgate.security.zones import Zone, Zones
 
 __all__ = [
@@ -254,7 +254,7 @@ class RulePolicy:
     ) -> None:
         """Let the caller pass a handler's own settings, or raise PermissionDenied."""
         standing = self._rules.standings.get(caller) or self._rules.standing(caller)
-        if roles and standing.roles.isdisjoint(map(_folded, roles) if caller.gateway else roles):
+        if roles and standing.roles.isdisjoint(map(_role, roles) if caller.gateway else roles):
             raise _refusal(caller, project, handler)
         if zones and standing.zones.isdisjoint(zones):
             raise _refusal(caller, project, handler)
@@ -335,13 +335,13 @@ class _Subject:
 
     @staticmethod
     def of(caller: Caller, zones: Zones) -> _Subject:
-        user, anonymous = caller.user.casefold(), caller.method == "anonymous"
+        user, anonymous = folded(caller.user), caller.method == "anonymous"
         if not caller.gateway:
             here = zones.of(caller.address, caller.verified_host)
             return _Subject(user, caller.roles, here, "", anonymous)
         # The last gateway is proven; all else is its word, and it vouches for its own users only.
-        *others, last = (name.casefold() for name in caller.gateway)
-        roles = frozenset(_folded("@".join((role, *others, last))) for role in caller.roles)
+        *others, last = (folded(name) for name in caller.gateway)
+        roles = frozenset(_role("@".join((role, *others, last))) for role in caller.roles)
         return _Subject("@".join((user, *others)), roles, frozenset(), last, anonymous)
 
 
@@ -354,8 +354,8 @@ class _Compiled:
         zones.require(permission.zones, where=rule.where)
         self.decision = Decision(permission.allow, permission, rule.where)
         self._users = _matcher(permission.users, fold=True)
-        self._names = frozenset(name.casefold() for name in permission.users)
-        fold = map(_folded, permission.roles) if permission.gateways else permission.roles
+        self._names = frozenset(folded(name) for name in permission.users)
+        fold = map(_role, permission.roles) if permission.gateways else permission.roles
         self._roles = frozenset(fold)
         self._zones = frozenset(permission.zones)
         self._gateways = _matcher(permission.gateways, fold=True)
@@ -430,10 +430,10 @@ def _matcher(patterns: Collection[str], *, fold: bool) -> Callable[[str], object
     return matcher(patterns, fold=fold) if patterns else None
 
 
-def _folded(role: str) -> str:
+def _role(role: str) -> str:
     """Fold the gateways in a role's name, not the role itself."""
     name, separator, gateways = role.partition("@")
-    return name + separator + gateways.casefold()
+    return name + separator + folded(gateways)
 
 
 def _refusal(caller: Caller, project: str, handler: str) -> PermissionDenied:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 from headgate.errors import ConfigurationError
 from headgate.handler import known_names
-from headgate.security.patterns import matcher
+from headgate.security.patterns import folded, matcher
 
 __all__ = ["HostPin", "Networks", "Zone", "Zones"]
 
@@ -107,11 +107,11 @@ class Zones:
             address: The IP address that it connects from; empty for none.
             host: Its verified host name; empty for none.
         """
-        folded = host.casefold()
+        name_of_host = folded(host)
         return frozenset(
             name
             for name, (networks, hosts) in self._zones.items()
-            if address in networks or (folded and hosts(folded))
+            if address in networks or (host and hosts(name_of_host))
         )
 
 
