@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from headgate.cli.administer import Place
 
 __all__ = ["app"]
 
@@ -56,6 +59,33 @@ Named = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The gateway's configuration. Default: headgate.toml, if it is there.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The gateway's own folder. Default: what the configuration says.",
+        show_default=False,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(help="The gateway's name, which its own folder has.", show_default=False),
+]
+Running = Annotated[
+    str | None,
+    typer.Option(
+        help="The running gateway to administer, instead of a folder.", show_default=False
+    ),
+]
+ActionName = Literal["request", "message", "see", "administer", "host"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -154,10 +184,34 @@ def init(
 @app.command()
 def check(
     folder: Annotated[
-        Path | None, typer.Argument(help="The same as --projects.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[FOLDER|PROJECT/HANDLER]",
+            help="The same as --projects; with --user, the handler to ask for.",
+            show_default=False,
+        ),
     ] = None,
     projects: Projects = None,
     project: Named = None,
+    user: Annotated[
+        str | None, typer.Option(help="May this user do it? Of the rules, not of the projects.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--from", metavar="ADDRESS", help="The user's IP address.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The user's host name, verified.")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="A role of the user, instead of those in the database. Repeatable."),
+    ] = None,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(help="A gateway that the request comes through. Repeatable, the first first."),
+    ] = None,
+    action: Annotated[ActionName, typer.Option(help="What the user wants to do.")] = "request",
+    config: Config = None,
+    data: Data = None,
+    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -166,14 +220,42 @@ def check(
     A problem has file, line and cure; the exit code is 1 if there are any.
 
     --json prints {"handlers": […], "problems": […]}.
-    """
-    from headgate.cli.projects import check
 
+    With --user: tell whether a user may do something, and which rule decides, from the
+    configuration and the database, whether the gateway runs or not. The exit code is 5
+    if not. --json prints {"allow": …, "where": …, "rule": {…}, "roles": […]}.
+    """
     with reporting(as_json=as_json):
+        if user is None and any((address, host, role, gateway, data, name)):
+            raise ConfigurationError(
+                "--from, --host, --role, --gateway, --data and --name need --user",
+                cure="Add --user NAME, or leave them out to check projects",
+            )
+        if user is not None and (folder is None or projects is not None or project):
+            raise ConfigurationError(
+                "With --user, PROJECT/HANDLER is asked for, and no project is loaded",
+                cure="Write: headgate check --user NAME PROJECT/HANDLER",
+            )
         if folder is not None and projects is not None:
             raise ConfigurationError("FOLDER and --projects are the same", cure="Give one of them")
         named = _named(project)
-    check(folder or projects, named, as_json=as_json)
+    if user is None:
+        from headgate.cli.projects import check
+
+        check(Path(folder) if folder else projects, named, config=config, as_json=as_json)
+        return
+    from headgate.cli.access import Asked, Folders, check_access
+
+    asked = Asked(
+        user=user,
+        address=address,
+        host=host,
+        roles=role or None,
+        gateways=gateway or [],
+        action=action,
+        target=folder or "",
+    )
+    check_access(asked, Folders(config=config, data=data, name=name), as_json=as_json)
 
 
 @app.command()
@@ -309,6 +391,151 @@ def reload(
     from headgate.cli import call
 
     call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
+
+
+permission = typer.Typer(no_args_is_help=True, help="The rules of who may what.")
+app.add_typer(permission, name="permission")
+
+Patterns = list[str] | None
+
+
+def _place(url: str | None, data: Path | None, name: str | None, config: Path | None) -> Place:
+    from headgate.cli.administer import Place
+
+    return Place(url=url, data=data, name=name, config=config)
+
+
+@permission.command(name="list")
+def permission_list(
+    url: Running = None,
+    data: Data = None,
+    name: Name = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Show all rules in the order in which they are looked at, the built-in ones too.
+
+    --json prints {"rules": [{"where", "allow", "users", …}]}.
+    """
+    from headgate.cli import permission
+
+    permission.rules(_place(url, data, name, config), as_json=as_json)
+
+
+@permission.command()
+def add(
+    allow: Annotated[
+        bool, typer.Option("--allow/--refuse", help="May those whom it matches, or may they not?")
+    ],
+    user: Annotated[Patterns, typer.Option(help="Pattern of users' names. Repeatable.")] = None,
+    role: Annotated[Patterns, typer.Option(help="Name of a role. Repeatable.")] = None,
+    zone: Annotated[Patterns, typer.Option(help="Name of a zone. Repeatable.")] = None,
+    gateway: Annotated[
+        Patterns, typer.Option(help="Pattern of other gateways' names. Repeatable.")
+    ] = None,
+    handler: Annotated[
+        Patterns, typer.Option(metavar="PROJECT/HANDLER", help="Pattern. Repeatable.")
+    ] = None,
+    action: Annotated[
+        Patterns,
+        typer.Option(help="request, message, see, administer or host. Repeatable."),
+    ] = None,
+    before: Annotated[
+        int | None,
+        typer.Option(metavar="RULE", help="Before this rule of the database. Default: at the end."),
+    ] = None,
+    url: Running = None,
+    data: Data = None,
+    name: Name = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Add a rule to the database; it takes effect at once, for those who are connected, too.
+
+    What is left out matches all. Rules of the configuration come before it.
+
+    --json prints {"change": {"number", "rule", "text", …}}.
+    """
+    from headgate.cli import permission
+
+    payload = {
+        "allow": allow,
+        "users": user or [],
+        "roles": role or [],
+        "zones": zone or [],
+        "gateways": gateway or [],
+        "handlers": handler or [],
+        "actions": action or [],
+        "before": before,
+    }
+    place = _place(url, data, name, config)
+    permission.change(place, "permission_add", payload, as_json=as_json)
+
+
+@permission.command()
+def remove(
+    rule: Annotated[int, typer.Argument(help="The rule's number.")],
+    url: Running = None,
+    data: Data = None,
+    name: Name = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Remove a rule from the database, at once.
+
+    --json prints {"change": {"number", "rule", "text", …}}.
+    """
+    from headgate.cli import permission
+
+    place = _place(url, data, name, config)
+    permission.change(place, "permission_remove", {"rule": rule}, as_json=as_json)
+
+
+@permission.command()
+def undo(
+    change: Annotated[
+        int | None,
+        typer.Argument(
+            help="The change's number. Default: the last one that was not undone.",
+            show_default=False,
+        ),
+    ] = None,
+    url: Running = None,
+    data: Data = None,
+    name: Name = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Undo a change: an added rule goes, a removed one comes back to its place.
+
+    --json prints {"change": {"number", "rule", "text", "undoes", …}}.
+    """
+    from headgate.cli import permission
+
+    place = _place(url, data, name, config)
+    permission.change(place, "permission_undo", {"change": change}, as_json=as_json)
+
+
+@permission.command()
+def history(
+    url: Running = None,
+    data: Data = None,
+    name: Name = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """
+    Show who changed which rule, and when; the last change first.
+
+    --json prints {"changes": [{"number", "at", "user", "kind", "rule", "text", …}]}.
+    """
+    from headgate.cli import permission
+
+    permission.history(_place(url, data, name, config), as_json=as_json)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -15,10 +15,14 @@ from headgate.cli.output import print_document, print_table
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from headgate.gateway.config import Settings
     from headgate.gateway.project import Problem, Projects
     from headgate.gateway.source import ProjectFolders
 
-__all__ = ["check", "chosen_projects", "init", "print_problems", "server_parts"]
+__all__ = ["check", "chosen_projects", "configured", "init", "print_problems", "server_parts"]
+
+CONFIGURATION = Path("headgate.toml")
+"""The gateway's configuration, if it stands in the working folder."""
 
 
 @contextmanager
@@ -38,6 +42,32 @@ def server_parts() -> Iterator[None]:
             f"This needs the gateway's packages, and {error.name} is not installed",
             cure="Install Headgate with its extra gateway: in a checkout, pip install '.[gateway]'",
         ) from None
+
+
+def configured(file: Path | None) -> Settings | None:
+    """
+    Read the gateway's configuration.
+
+    Args:
+        file: The file. Default: ``headgate.toml`` in the working folder; None if it is not there.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is wrong.
+    """
+    if file is None and not CONFIGURATION.exists():
+        return None
+    with server_parts():
+        from pydantic import ValidationError
+
+        from headgate.gateway.config import Settings
+        from headgate.gateway.toml import parse_toml, read_text
+    file = file or CONFIGURATION
+    try:
+        return Settings.model_validate(parse_toml(read_text(file), file=file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{place}: {first['msg']}", file=str(file)) from None
 
 
 def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFolders:
@@ -62,11 +92,20 @@ def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFo
     return ProjectFolders(named={**_single(folder.resolve()), **found})
 
 
-def check(folder: Path | None, named: Mapping[str, Path], *, as_json: bool) -> None:
+def check(
+    folder: Path | None, named: Mapping[str, Path], *, config: Path | None, as_json: bool
+) -> None:
     """Load projects as a gateway would, and list their handlers and what is wrong with them."""
     with reporting(as_json=as_json):
+        with server_parts():
+            from headgate.gateway.project import zone_problems
+        settings = configured(config)
+        zones = None if settings is None else settings.zones
         loaded = _load(chosen_projects(folder, named).find())
-        handlers, problems = _handlers(loaded), [_fields(p) for p in loaded.problems]
+        found = loaded.problems
+        for project in loaded.values():
+            found += zone_problems(project, zones)
+        handlers, problems = _handlers(loaded), [_fields(problem) for problem in found]
         loaded.close()
     if as_json:
         print_document({"handlers": handlers, "problems": problems})

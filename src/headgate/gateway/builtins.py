@@ -22,8 +22,8 @@ class Builtin:
     """Gets the payload and returns the result, or what is awaited for it; on the event loop."""
     action: Action = "see"
     """What the caller must be allowed to do."""
-    takes_caller: bool = False
-    """Whether `answer` is called with payload and caller, not with the payload alone."""
+    for_caller: bool = False
+    """Whether `answer` also gets the caller, and records itself what it did."""
 
 
 class Told(Protocol):
@@ -62,7 +62,7 @@ def builtins(
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
         **{
-            name: Builtin(operation, action="administer", takes_caller=True)
+            name: Builtin(operation, action="administer", for_caller=True)
             for name, operation in operations.items()
         },
     }

@@ -200,19 +200,15 @@ class Dispatch:
         return lambda i: self._answer(i, builtin)
 
     def _answer(self, invocation: Invocation, builtin: Builtin) -> None:
-        if builtin.action == "administer":
-            caller = invocation.caller
+        caller = invocation.caller
+        if builtin.action == "administer" and not builtin.for_caller:
             self._recorder.record(
                 Record("administered", caller.user, caller.host, invocation.target)
             )
         if len(invocation.payload) > MAX_ASKED:
             raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
         payload = decode(invocation.payload)
-        value = (
-            builtin.answer(payload, invocation.caller)
-            if builtin.takes_caller
-            else builtin.answer(payload)
-        )
+        value = builtin.answer(payload, caller) if builtin.for_caller else builtin.answer(payload)
         if not isinstance(value, Awaitable):
             self._requests.end(invocation, Encoded(encode(value, root="result")))
             return
@@ -226,6 +222,8 @@ class Dispatch:
         try:
             outcome = Encoded(encode(await value, root="result"))
         except RequestError as error:
+            if error.started is None:
+                error.started = False
             outcome = Failure(error)
         except Exception:
             logger.exception("%s failed", invocation.target)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, se
 from headgate.errors import ConfigurationError, PayloadError
 from headgate.invocation import Caller
 from headgate.security.audit import Record, Recorder
-from headgate.security.policy import Action, Permission, Rule, RulePolicy, permission_text
+from headgate.security.policy import Permission, Rule, RulePolicy, permission_text
 from headgate.store import Store
 from headgate.store.tables import permissions, policy_changes
 
@@ -47,8 +47,8 @@ class Rules:
     """
     The rules in a gateway's database, and the history of their changes.
 
-    A change is checked, stored with who made it, and takes effect for all sessions at once, before
-    the method returns. The methods belong to the event loop of the policy.
+    A change is checked, stored with who made it, and once they were loaded it takes effect for all
+    sessions at once, before the method returns. The methods belong to the policy's event loop.
 
     Args:
         store: The open database.
@@ -60,6 +60,7 @@ class Rules:
         self._store = store
         self._policy = policy
         self._recorder = recorder
+        self._loaded = False
 
     def load(self) -> None:
         """
@@ -69,6 +70,7 @@ class Rules:
             ConfigurationError: One of them names a zone that is not there any more.
         """
         self._policy.replace_stored(self._store.read(stored_rules).result())
+        self._loaded = True
 
     async def add(self, permission: Permission, *, by: Caller, before: int | None = None) -> Change:
         """
@@ -82,6 +84,11 @@ class Rules:
         Raises:
             PayloadError: The rule is wrong, there is none of that number, or there are too many.
         """
+
+        try:
+            self._policy.check([Rule("the new rule", permission)])
+        except ConfigurationError as error:
+            raise PayloadError(str(error)) from error
 
         def write(connection: Connection) -> Change:
             if len(stored_rules(connection)) >= MOST_RULES:
@@ -151,13 +158,14 @@ class Rules:
     async def _change(self, write: Callable[[Connection], Change], by: Caller) -> Change:
         def checked(connection: Connection) -> tuple[Change, list[Rule]]:
             change = write(connection)
-            rules = stored_rules(connection)
-            self._policy.check(rules)
-            return change, rules
+            if change.kind == "added":
+                self._policy.check([Rule(_where(change.rule), change.permission)])
+            return change, stored_rules(connection)
 
         try:
             change, rules = await asyncio.wrap_future(self._store.write(checked))
-            self._policy.replace_stored(rules)
+            if self._loaded:
+                self._policy.replace_stored(rules)
         except ConfigurationError as error:
             raise PayloadError(str(error)) from error
         self._recorder.record(_record(change, by))
@@ -168,7 +176,11 @@ def stored_rules(connection: Connection) -> list[Rule]:
     """Read the rules that are in force, in their order."""
     query = select(permissions.c.number, permissions.c.rule).where(permissions.c.active)
     rows = connection.execute(query.order_by(permissions.c.position, permissions.c.number))
-    return [Rule(f"database, rule {number}", _permission(rule)) for number, rule in rows]
+    return [Rule(_where(number), _permission(rule)) for number, rule in rows]
+
+
+def _where(number: int) -> str:
+    return f"database, rule {number}"
 
 
 Operation = Callable[[Any, Caller], Awaitable[Any]]
@@ -217,7 +229,8 @@ class _Add(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     zones: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     handlers: tuple[str, ...] = ()
-    actions: tuple[Action, ...] = ()
+    # Any text: what is no action is told with the nearest one.
+    actions: tuple[Any, ...] = ()
     before: int | None = None
 
 
@@ -256,7 +269,7 @@ def _record(change: Change, by: Caller) -> Record:
         user=by.user,
         host=by.host,
         address=by.address,
-        target=f"database, rule {change.rule}",
+        target=_where(change.rule),
         outcome=change.kind,
         detail=f"change {change.number}{undone}: {text}",
         session=by.session,
