@@ -57,11 +57,9 @@ def check_access(asked: Asked, folders: Folders, *, as_json: bool) -> None:
     with reporting(as_json=as_json):
         caller, decision = _decided(asked, folders)
     with server_parts():
-        import msgspec
-
-        from headgate.security.policy import permission_text
+        from headgate.security.policy import permission_fields, permission_text
     if as_json:
-        rule = None if decision.rule is None else msgspec.to_builtins(decision.rule)
+        rule = None if decision.rule is None else permission_fields(decision.rule)
         roles = sorted(caller.roles)
         print_document(
             {"allow": decision.allow, "where": decision.where, "rule": rule, "roles": roles}

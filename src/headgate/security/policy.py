@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from headgate.errors import ConfigurationError, PermissionDenied
 from headgate.handler import known_names
@@ -27,6 +27,7 @@ __all__ = [
     "Policy",
     "Rule",
     "RulePolicy",
+    "permission_fields",
     "permission_text",
 ]
 
@@ -394,6 +395,12 @@ def permission_text(permission: Permission) -> str:
         if getattr(permission, name)
     ]
     return " ".join(["allow" if permission.allow else "refuse", *conditions])
+
+
+def permission_fields(permission: Permission) -> dict[str, Any]:
+    """Return a rule's fields, as JSON has them."""
+    conditions = {name: list(getattr(permission, name)) for name in _CONDITIONS}
+    return {"allow": permission.allow, **conditions}
 
 
 _CONDITIONS = ("users", "roles", "zones", "gateways", "handlers", "actions")

@@ -13,7 +13,13 @@ from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, se
 from headgate.errors import ConfigurationError, PayloadError
 from headgate.invocation import Caller
 from headgate.security.audit import Record, Recorder
-from headgate.security.policy import Permission, Rule, RulePolicy, permission_text
+from headgate.security.policy import (
+    Permission,
+    Rule,
+    RulePolicy,
+    permission_fields,
+    permission_text,
+)
 from headgate.store import Store
 from headgate.store.tables import permissions, policy_changes
 
@@ -94,7 +100,7 @@ class Rules:
             if len(stored_rules(connection)) >= MOST_RULES:
                 raise PayloadError(f"The database has {MOST_RULES:,} rules already")
             position = _place(connection, before)
-            row = {"position": position, "active": True, "rule": msgspec.to_builtins(permission)}
+            row = {"position": position, "active": True, "rule": permission_fields(permission)}
             number = connection.scalar(
                 insert(permissions).values(row).returning(permissions.c.number)
             )
@@ -148,7 +154,7 @@ class Rules:
     def listed(self) -> list[dict[str, Any]]:
         """Return all rules as they are looked at, with those of the configuration and built in."""
         return [
-            {"where": rule.where, **msgspec.to_builtins(rule.permission)}
+            {"where": rule.where, **permission_fields(rule.permission)}
             for rule in self._policy.rules
         ]
 
@@ -256,7 +262,7 @@ def _told(change: Change) -> dict[str, Any]:
     fields = msgspec.structs.asdict(change)
     return fields | {
         "at": change.at.isoformat(),
-        "permission": msgspec.to_builtins(change.permission),
+        "permission": permission_fields(change.permission),
         "text": permission_text(change.permission),
     }
 
