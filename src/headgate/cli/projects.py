@@ -246,6 +246,7 @@ title = "NAME"
 # [handlers.hello]
 # threading = "Dedicated"   # one thread of its own, strictly in order; else "Shared"
 # concurrency = 2           # calls that run at once
+# roles = ["operator"]      # who may call it, of those whom the gateway's rules allow
 """,
     "projects/{name}/messages/hello.py": '''\
 """Greets whoever is named."""
