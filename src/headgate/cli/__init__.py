@@ -8,6 +8,8 @@ The command line: ``headgate --help``.
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `projects`  init and check: projects without a gateway
+- `users`     users, their tokens and certificates
+- `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen
 
 Only the module of the command that runs is imported: ``headgate --help`` needs no server and no

@@ -7,7 +7,7 @@ import platform
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headgate.channel.address import Address
 from headgate.channel.local import data_folder, is_loopback, token_of_port
@@ -18,6 +18,10 @@ from headgate.errors import (
     HeadgateError,
     PayloadError,
 )
+
+if TYPE_CHECKING:
+    from headgate.invocation import Caller
+    from headgate.store import Store
 
 __all__ = ["Place", "administer"]
 
@@ -64,7 +68,8 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
 
     Args:
         place: Which gateway is meant.
-        action: The name of the action, as `headgate.security.rules` has it.
+        action: The name of the action, as `headgate.security.administration` and
+            `headgate.security.rules` have it.
         payload: What the action takes.
 
     Raises:
@@ -135,23 +140,48 @@ def _ask(url: str, action: str, payload: dict[str, Any]) -> Any:
 
 def _do(place: Place, folder: Path, action: str, payload: dict[str, Any]) -> Any:
     with server_parts():
-        from headgate.security.audit import LogRecorder
         from headgate.security.identity import owner
-        from headgate.security.policy import RulePolicy
-        from headgate.security.rules import Rules, operations
         from headgate.store import Store
+    by = owner(host=platform.node(), session="")
+    with Store(folder) as store:
+        if action.startswith("permission_"):
+            return _do_to_rules(store, place, action, payload, by)
+        return _do_to_identities(store, action, payload, by)
+
+
+def _do_to_rules(
+    store: Store, place: Place, action: str, payload: dict[str, Any], by: Caller
+) -> Any:
+    from headgate.security.audit import LogRecorder
+    from headgate.security.policy import RulePolicy
+    from headgate.security.rules import Rules, operations
 
     policy = RulePolicy()
     if (settings := configured(place.config)) is not None:
         policy.configure(settings.permission, settings.zones)
-    with Store(folder) as store:
-        rules = Rules(store, policy, LogRecorder())
-        by = owner(host=platform.node(), session="")
+    rules = Rules(store, policy, LogRecorder())
+    if action == "permission_list":
+        # The others work with a rule whose zone is gone, too: one of them is the cure.
+        rules.load()
 
-        async def act() -> Any:
-            if action == "permission_list":
-                # The others work with a rule whose zone is gone, too: one of them is the cure.
-                rules.load()
-            return await operations(rules)[action](payload, by)
+    async def act() -> Any:
+        return await operations(rules)[action](payload, by)
 
+    return asyncio.run(act())
+
+
+def _do_to_identities(store: Store, action: str, payload: dict[str, Any], by: Caller) -> Any:
+    from headgate.security.administration import Administration
+    from headgate.security.audit import LogRecorder
+    from headgate.security.identities import Identities
+
+    async def act() -> Any:
+        administration = Administration(identities, LogRecorder())
+        return await administration.administer(action, payload, by)
+
+    identities = Identities(store)
+    try:
+        identities.load()
         return asyncio.run(act())
+    finally:
+        identities.close()

@@ -9,6 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.cli import users
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -35,6 +36,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+for _group in (users.user, users.token, users.certificate):
+    app.add_typer(_group)
 
 Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]

@@ -50,7 +50,7 @@ EXIT_CODES = {
     ExitCode.TIMEOUT: "timeout",
     ExitCode.UNREACHABLE: "the gateway cannot be reached, or the connection was lost",
     ExitCode.DENIED: "permission denied",
-    ExitCode.NOT_FOUND: "no such project, handler, client or run",
+    ExitCode.NOT_FOUND: "no such project, handler, client, run, user, token or certificate",
     ExitCode.OVERLOADED: "overloaded: a queue is full",
     ExitCode.CANCELLED: "cancelled with Ctrl-C",
 }

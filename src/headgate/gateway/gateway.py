@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import CancelledError
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
@@ -46,10 +47,12 @@ from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
+from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
-from headgate.security.identity import gateway_itself, owner
+from headgate.security.identities import Identities
+from headgate.security.identity import gateway_itself
 from headgate.security.policy import Policy, RulePolicy
-from headgate.security.rules import Rules, operations
+from headgate.security.rules import Operation, Rules, operations
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
@@ -128,6 +131,7 @@ class Gateway:
         self._rules: Rules | None = None
         if isinstance(self._policy, RulePolicy):
             self._rules = Rules(self._store, self._policy, self._recorder)
+        self._identities: Identities | None = None
         self._sessions = Sessions()
         self._arriving = Allowance()
         self._hosting: Hosting | None = None
@@ -155,6 +159,11 @@ class Gateway:
     def data(self) -> Path:
         """The gateway's own folder."""
         return self._data
+
+    @property
+    def _url_file(self) -> Path:
+        # Where commands for this folder find the gateway while it runs.
+        return self._data / "url"
 
     @property
     def problems(self) -> list[Problem]:
@@ -258,6 +267,7 @@ class Gateway:
             requests=self._requests,
             zones=self._zones,
         )
+        identities = self._identities = Identities(self._store, on_change=self._review_sessions)
         self._dispatch = Dispatch(
             self,
             hosted=hosting.hosted,
@@ -265,7 +275,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, operations(self._rules)),
+            builtins=builtins(self, hosting, running, self._operations(identities)),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -274,6 +284,7 @@ class Gateway:
         self._server = await listen(self._new_channel, host=self._host, port=self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         publish_port(self.port, self._data)
+        self._url_file.write_text(self.url, encoding="utf-8")
         self._network.join(self)
         if self._reload:
             hosting.watch(polling=self._reload == "poll")
@@ -288,6 +299,7 @@ class Gateway:
             await self._let_finish(grace)
             self._end_sessions()
             forget_port(self.port, self._data)
+            self._url_file.unlink(missing_ok=True)
             self._server = None
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
@@ -316,6 +328,16 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
+        if self._identities is not None:
+            self._identities.load()
+
+    def _operations(self, identities: Identities) -> dict[str, Operation]:
+        """Return what administers this gateway, by name."""
+        administration = Administration(identities, self._recorder)
+        return {
+            **operations(self._rules),
+            **{name: partial(administration.administer, name) for name in administration.actions},
+        }
 
     def _zones(self) -> Collection[str] | None:
         return self._policy.zones if isinstance(self._policy, RulePolicy) else None
@@ -327,6 +349,8 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        if self._identities is not None:
+            self._identities.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -485,7 +509,10 @@ class Gateway:
     def admit(self, channel: ServerChannel, hello: Hello) -> tuple[bytes, Session]:
         """Make the session of a client that has proven to be the owner."""
         number = next(self._session_numbers)
-        caller = owner(host=hello.host_name, session=f"{self._prefix}{number:06x}")
+        assert self._identities is not None
+        login = self._identities.local(hello.host_name, channel.peer.rpartition(":")[0].strip("[]"))
+        caller = self._identities.current(login, session=f"{self._prefix}{number:06x}")
+        assert caller is not None
         message, state = welcome(
             monotonic(),
             session=caller.session,
@@ -495,13 +522,33 @@ class Gateway:
             max_message=MAX_MESSAGE,
             allowance=self._arriving,
         )
-        session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
+        session = ClientSession(
+            channel, state, caller=caller, login=login, hello=hello, switchboard=self
+        )
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
+        self._sessions.watch(session, self._identities, self._login_ended)
         self._recorder.record(
             Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
         )
         return message, state
+
+    def _review_sessions(self) -> None:
+        assert self._identities is not None
+        self._sessions.review(self._identities, self._login_ended)
+
+    def _login_ended(self, session: ClientSession, reason: str) -> None:
+        caller = session.caller
+        self._recorder.record(
+            Record(
+                event="refused",
+                user=caller.user,
+                host=caller.host,
+                address=caller.address,
+                session=session.id,
+                detail=f"the session ends: {reason}",
+            )
+        )
 
     def refused(self, peer: str, reason: str) -> None:
         """Record that somebody was not let in."""

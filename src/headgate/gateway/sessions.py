@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from time import monotonic
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
 from typing import Protocol
 
 from headgate.channel.protocol import Channel
@@ -11,10 +13,17 @@ from headgate.errors import CancellationException, RequestError
 from headgate.invocation import Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
+from headgate.security.identities import Identities, Login
 from headgate.wire.frames import Call, Cancel, Cast, Hello
 from headgate.wire.session import Event, Session
 
 __all__ = ["ClientSession", "Sessions", "Switchboard"]
+
+LOOK_SECONDS = 3600.0
+"""Seconds after which a login that ends by itself is looked at again at the latest."""
+
+LAST_SECONDS = 0.5
+"""Seconds that a client whose session is ended has to read why."""
 
 
 class Switchboard(Protocol):
@@ -39,20 +48,27 @@ class ClientSession:
         session: Session,
         *,
         caller: Caller,
+        login: Login,
         hello: Hello,
         switchboard: Switchboard,
     ) -> None:
         self.id = caller.session
         self.caller = caller
+        """Who is behind the requests that come from now on."""
+        self.login = login
+        """What the session rests on."""
         self.project = hello.project
         self.kind = hello.kind
         self.peer = channel.peer
         self._channel = channel
         self._switchboard = switchboard
         self._session = session
+        self._ended = False
 
     def received(self, channel: Channel, events: list[Event]) -> None:
         """Act on what the client sent."""
+        if self._ended:
+            return
         longest = monotonic() + MAX_TIMEOUT
         dispatch, serving = self._switchboard.dispatch, self._session.serving
         caller, origin = self.caller, self.id
@@ -120,6 +136,18 @@ class ClientSession:
         """Say good-bye and close the connection."""
         self._channel.close(reason)
 
+    def end(self, reason: str) -> None:
+        """
+        End it at once, because the client may ask for nothing any more.
+
+        What it sent and nobody looked at yet is dropped, what it asked for is cancelled.
+        """
+        self._ended = True
+        self.close(reason)
+        self.lost(self._channel, reason)
+        # A client that does not read would keep the connection open.
+        asyncio.get_running_loop().call_later(LAST_SECONDS, self._channel.abort, reason)
+
     @property
     def is_sending(self) -> bool:
         """Whether answers wait to be sent."""
@@ -168,6 +196,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_id: dict[str, ClientSession] = {}
+        self._ends: dict[str, asyncio.TimerHandle] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -191,3 +220,60 @@ class Sessions:
     def remove(self, session: ClientSession) -> None:
         """Note that a session is over."""
         self._by_id.pop(session.id, None)
+        if (end := self._ends.pop(session.id, None)) is not None:
+            end.cancel()
+
+    # --- does its login still hold? ---------------------------------------------------------------
+
+    def review(self, identities: Identities, ended: Callable[[ClientSession, str], None]) -> None:
+        """
+        Let each session have the roles of now, and close those whose login holds no longer.
+
+        Args:
+            identities: Tells what holds now.
+            ended: Told of each session that is closed, and why.
+        """
+        for session in self.on_this_node():
+            self._review(session, identities, ended)
+
+    def watch(
+        self,
+        session: ClientSession,
+        identities: Identities,
+        ended: Callable[[ClientSession, str], None],
+    ) -> None:
+        """Close a session when its login ends by itself, as an API token does."""
+        end = identities.expires_at(session.login)
+        if end is not None:
+            loop = asyncio.get_running_loop()
+            # Clocks are set: the time that is left is looked at again.
+            seconds = min(max(0.0, end - time()), LOOK_SECONDS)
+            self._ends[session.id] = loop.call_later(
+                seconds, self._look_again, session, identities, ended
+            )
+
+    def _look_again(
+        self,
+        session: ClientSession,
+        identities: Identities,
+        ended: Callable[[ClientSession, str], None],
+    ) -> None:
+        del self._ends[session.id]
+        if self._review(session, identities, ended):
+            self.watch(session, identities, ended)
+
+    def _review(
+        self,
+        session: ClientSession,
+        identities: Identities,
+        ended: Callable[[ClientSession, str], None],
+    ) -> bool:
+        """Return whether the session goes on."""
+        caller = identities.current(session.login, session=session.id)
+        if caller is None:
+            ended(session, identities.problem(session.login))
+            session.end("the login holds no longer: log in again")
+            return False
+        if caller != session.caller:
+            session.caller = caller
+        return True

@@ -72,7 +72,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     user: str
     """The user's key."""
-    name: str
+    label: str
+    """What it is for."""
     secret: bytes
     """The SHA-256 of the secret."""
     roles: frozenset[str]
@@ -210,7 +211,7 @@ def _token(row: Row[tuple[object, ...]], keys: Mapping[int, str]) -> Token:
     return Token(
         id=row.id,
         user=keys[row.user_id],
-        name=row.name,
+        label=row.label,
         secret=row.secret,
         roles=frozenset(row.roles),
         only=tuple(row.only),

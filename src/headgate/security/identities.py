@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from time import time
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from argon2 import Parameters
@@ -38,11 +38,9 @@ from headgate.store import Store
 from headgate.store.tables import keys, tokens, users
 
 __all__ = [
-    "REFUSED",
     "Credentials",
     "Identities",
     "Login",
-    "LoginRefused",
     "PeerFacts",
     "Ticket",
 ]
@@ -50,9 +48,6 @@ __all__ = [
 T = TypeVar("T")
 
 logger = logging.getLogger("headgate.security")
-
-REFUSED = "The login was refused: user or password is wrong"
-"""What everybody is told who is not let in, whatever the reason is."""
 
 TOKEN_PREFIX = "hg"
 """How the text of an API token begins: ``hg_<id>_<secret>``."""
@@ -69,10 +64,6 @@ class Hello(Protocol):
     @property
     def host_name(self) -> str:
         """The host name that it claims."""
-
-    @property
-    def extensions(self) -> Mapping[str, Any]:
-        """For the method ``ticket``, the ticket under ``ticket``."""
 
 
 class Credentials(Protocol):
@@ -91,8 +82,12 @@ class Credentials(Protocol):
         """For the method ``password``, the user's name."""
 
     @property
-    def secret(self) -> bytes:
-        """The password or the token's text in UTF-8."""
+    def secret(self) -> str:
+        """The password, or the token's text."""
+
+    @property
+    def ticket(self) -> bytes:
+        """The ticket's blob."""
 
 
 class PeerFacts(Protocol):
@@ -105,23 +100,6 @@ class PeerFacts(Protocol):
     @property
     def certificate(self) -> bytes | None:
         """Its certificate, DER, which TLS has verified; None if it has shown none."""
-
-
-class LoginRefused(PermissionDenied):
-    """
-    Somebody is not let in.
-
-    The text is `REFUSED` always. Whoever catches it records the rest.
-
-    Args:
-        reason: Why, precisely; for the audit alone.
-        user: Who it was meant to be.
-    """
-
-    def __init__(self, reason: str, *, user: str = "") -> None:
-        super().__init__(REFUSED, started=False)
-        self.reason = reason
-        self.user = user
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,11 +217,13 @@ class Identities:
         Decide whether somebody is let in, and as whom.
 
         Raises:
-            LoginRefused: Not with these credentials, from there, or with this host name.
+            PermissionDenied: Not with these credentials, from there, or with this host name. The
+                text is the precise reason, which is for the audit: it is not to be told to a
+                stranger.
             Overloaded: Wrong passwords came before, or too many log in at once.
         """
         checks: dict[str, Callable[[Credentials, _Connection], Login]] = {
-            "local": self._by_local_token,
+            "local": lambda shown, peer: self.local(shown.hello.host_name, peer.address),
             "token": self._by_token,
             "certificate": self._by_certificate,
             "anonymous": self._as_anonymous,
@@ -255,9 +235,9 @@ class Identities:
         elif credentials.method in checks:
             login = checks[credentials.method](credentials, connection)
         else:
-            raise LoginRefused(f"the login method {credentials.method[:32]!r} is unknown")
+            raise _refused(f"the login method {credentials.method[:32]!r} is unknown")
         if problem := self.problem(login):
-            raise LoginRefused(problem, user=login.user)
+            raise _refused(problem)
         return self._as_of_now(login)
 
     def ticket(self, login: Login) -> Ticket | None:
@@ -350,6 +330,11 @@ class Identities:
             ends.append(token.expires_at.timestamp())
         return min((each for each in ends if each is not None), default=None)
 
+    def used_at(self, token: Token) -> datetime | None:
+        """Return when somebody logged in with a token the last time, to the minute."""
+        used = self._used.get(token.id)
+        return token.used_at if used is None else datetime.fromtimestamp(used, UTC)
+
     def _user_problem(self, login: Login) -> str:
         user = self.accounts.users.get(key_of(login.user))
         if user is None:
@@ -396,15 +381,15 @@ class Identities:
 
     # --- the ways to log in ----------------------------------------------------------------------
 
-    def _by_local_token(self, credentials: Credentials, peer: _Connection) -> Login:
-        caller = owner(host=credentials.hello.host_name, session="")
+    def local(self, host: str, address: str) -> Login:
+        """Return the login of who has proven to know the owner's local token."""
+        caller = owner(host=host, session="")
         return Login(
             user=caller.user,
             method="local",
             roles=caller.roles,
-            host=caller.host,
-            address=peer.address,
-            certified_hosts=peer.hosts,
+            host=host,
+            address=address,
             issued=self._now(),
         )
 
@@ -412,29 +397,30 @@ class Identities:
         key = key_of(credentials.user)
         user = self.accounts.users.get(key)
         stored = None if user is None else user.password
-        password = credentials.secret.decode("utf-8", "replace")
-        right = await self.passwords.verify(stored, password, user=key, address=peer.address)
+        right = await self.passwords.verify(
+            stored, credentials.secret, user=key, address=peer.address
+        )
         if user is None:
-            raise LoginRefused("there is no such user", user=credentials.user)
+            raise _refused(f"there is no user {credentials.user[:64]!r}")
         if stored is None:
-            raise LoginRefused("the user has no password", user=user.name)
+            raise _refused(f"the user {user.name!r} has no password")
         if not right:
-            raise LoginRefused("the password is wrong", user=user.name)
+            raise _refused(f"the password of {user.name!r} is wrong")
         if self.passwords.is_outdated(stored):
-            await self._rehash(user, password)
+            await self._rehash(user, credentials.secret)
         return self._login(user, "password", credentials, peer)
 
     def _by_token(self, credentials: Credentials, peer: _Connection) -> Login:
-        prefix, _, rest = credentials.secret.decode("utf-8", "replace").partition("_")
+        prefix, _, rest = credentials.secret.partition("_")
         id, _, secret = rest.partition("_")
         token = self.accounts.tokens.get(id)
         known = token.secret if token is not None else bytes(KEY_BYTES)
         right = hmac.compare_digest(known, secret_hash(secret)) and prefix == TOKEN_PREFIX
         if token is None:
-            raise LoginRefused("there is no such token")
+            raise _refused("there is no such token")
         user = self.accounts.users[token.user]
         if not right:
-            raise LoginRefused(f"the secret of the token {token.id} is wrong", user=user.name)
+            raise _refused(f"the secret of the token {token.id} is wrong")
         login = self._login(user, "token", credentials, peer)
         login = msgspec.structs.replace(login, token=token.id)
         if not self.problem(login):
@@ -443,12 +429,12 @@ class Identities:
 
     def _by_certificate(self, credentials: Credentials, peer: _Connection) -> Login:
         if not peer.marks:
-            raise LoginRefused("no certificate was shown")
+            raise _refused("no certificate was shown")
         found = [self.accounts.marks[mark] for mark in peer.marks if mark in self.accounts.marks]
         owners = {each.user for each in found}
         if len(owners) != 1:
             several = "several users" if owners else "nobody"
-            raise LoginRefused(f"the certificate {peer.spki} is that of {several}")
+            raise _refused(f"the certificate {peer.spki} is that of {several}")
         user = self.accounts.users[found[0].user]
         login = self._login(user, "certificate", credentials, peer)
         return msgspec.structs.replace(
@@ -466,12 +452,11 @@ class Identities:
         )
 
     def _by_ticket(self, credentials: Credentials, peer: _Connection) -> Login:
-        blob = credentials.hello.extensions.get("ticket")
-        opened = self._open(blob, peer) if isinstance(blob, bytes) else "there is no ticket"
+        opened = self._open(credentials.ticket, peer)
         if isinstance(opened, str):
-            raise LoginRefused(opened)
+            raise _refused(opened)
         if opened.host.casefold() != credentials.hello.host_name.casefold():
-            raise LoginRefused("the ticket is another host name's", user=opened.user)
+            raise _refused("the ticket is another host name's")
         return opened
 
     def _open(self, blob: bytes, peer: _Connection) -> Login | str:
@@ -598,6 +583,10 @@ class _Connection:
             hosts=tuple(name[4:] for name in names if name.startswith("dns:")),
             ends=certificate.not_valid_after_utc.timestamp(),
         )
+
+
+def _refused(reason: str) -> PermissionDenied:
+    return PermissionDenied(f"The login was refused: {reason}", started=False)
 
 
 def spki_of(certificate: x509.Certificate) -> str:

@@ -43,11 +43,15 @@ MAX_BYTES = 1024
 PATIENCE = 5.0
 """Seconds that a login waits for its turn; the whole of it has 10."""
 
-MOST_WAITING = 256
-"""Logins that wait, for their turn or for a delay to pass."""
+MOST_WAITING = 64
+"""Logins that wait for their turn."""
 
-MOST_WAITING_PER_ADDRESS = 128
-"""Of these, those of one address."""
+MOST_DELAYED = 4
+"""
+Logins from one address that wait for a delay to pass.
+
+All others are refused at once, so that whoever guesses does not hold the places of those who know.
+"""
 
 
 def normal(password: str) -> str:
@@ -93,17 +97,18 @@ class Passwords:
         parameters: Parameters = PARAMETERS,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._throttle = throttle or Throttle()
+        self._throttle = Throttle() if throttle is None else throttle
         self._clock = clock
         self._hasher = PasswordHasher.from_parameters(parameters)
         self._nobody = _unmatched(parameters)
         workers = 1 if (os.cpu_count() or 1) < 4 else 2
         self._pool = ThreadPoolExecutor(workers, "headgate-passwords")
         self._turns = asyncio.Semaphore(workers)
-        self._waiting: Counter[str] = Counter()
+        self._waiting = 0
+        self._delayed: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return self._waiting.total()
+        return self._waiting + self._delayed.total()
 
     def close(self) -> None:
         """End the threads."""
@@ -133,38 +138,46 @@ class Passwords:
         Raises:
             Overloaded: The delay is longer than `PATIENCE`, or too many wait.
         """
-        if self._waiting[address] >= MOST_WAITING_PER_ADDRESS or len(self) >= MOST_WAITING:
-            raise _too_many()
-        self._waiting[address] += 1
-        try:
-            return await self._in_turn(stored or self._nobody, password, user, address)
-        finally:
-            self._waiting[address] -= 1
-            if not self._waiting[address]:
-                del self._waiting[address]
-
-    async def _in_turn(self, stored: str, password: str, user: str, address: str) -> bool:
         end = self._clock() + PATIENCE
         while True:
             now = self._clock()
             delay = self._throttle.delay(user, address, now)
-            if now + delay > end:
-                raise Overloaded(
-                    "Wrong passwords came before: try again later",
-                    retry_after=round(delay, 1),
-                    started=False,
-                )
             if delay > 0:
-                await asyncio.sleep(delay)
-                continue
-            try:
-                await asyncio.wait_for(self._turns.acquire(), end - now)
-            except TimeoutError:
-                raise _too_many() from None
-            if self._throttle.delay(user, address, self._clock()) > 0:
+                await self._pass_time(delay, address, end - now)
+            elif await self._has_turn(end - now):
+                if self._throttle.delay(user, address, self._clock()) <= 0:
+                    break
+                # While it waited for its turn, another password was wrong.
                 self._turns.release()
-                continue
-            return await asyncio.shield(self._begin(stored, password, user, address))
+        return await asyncio.shield(self._begin(stored or self._nobody, password, user, address))
+
+    async def _pass_time(self, delay: float, address: str, patience: float) -> None:
+        if delay > patience or self._delayed[address] >= MOST_DELAYED:
+            raise Overloaded(
+                f"Wrong passwords came before: try again in {delay:.1f} seconds",
+                retry_after=delay,
+                started=False,
+            )
+        self._delayed[address] += 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._delayed[address] -= 1
+            if not self._delayed[address]:
+                del self._delayed[address]
+
+    async def _has_turn(self, patience: float) -> bool:
+        """Wait for a place among those whose password is looked at."""
+        if self._waiting >= MOST_WAITING:
+            raise _too_many()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(patience):
+                return await self._turns.acquire()
+        except TimeoutError:
+            raise _too_many() from None
+        finally:
+            self._waiting -= 1
 
     def _begin(self, stored: str, password: str, user: str, address: str) -> asyncio.Future[bool]:
         """Begin the check; its end is noted even if nobody waits for it any more."""

@@ -25,12 +25,13 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("key", name="uq_users_key"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "tokens",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("user_id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("label", sa.String(), nullable=False),
         sa.Column("secret", sa.LargeBinary(), nullable=False),
         sa.Column("roles", sa.JSON(), nullable=False),
         sa.Column("only", sa.JSON(), nullable=False),
@@ -60,6 +61,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("spki", name="uq_certificates_spki"),
         sa.UniqueConstraint("san", name="uq_certificates_san"),
         sa.CheckConstraint("(spki IS NULL) <> (san IS NULL)", name="one_mark"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "keys",
