@@ -193,7 +193,14 @@ class TestPermission:
         assert not client.request("ACME", "echo").block()
         assert done("permission", "undo", "1", "--url", hub.url)["change"]["undoes"] == 1
         assert client.request("ACME", "echo").block()
-        assert len(done("permission", "history", "--url", hub.url)["changes"]) == 2
+        everything = ("permission", "add", "--refuse", "--data", str(hub.data))
+        told = invoke(*everything)
+        assert told.exit_code == ExitCode.USAGE
+        assert "headgate permission add --allow --role owner" in told.stderr
+        done(*everything, "--handler", "ACME/*")
+        assert not client.request("ACME", "echo").block()
+        assert done("permission", "undo", "--data", str(hub.data))["change"]["undoes"] == 3
+        assert len(done("permission", "history", "--url", hub.url)["changes"]) == 4
         assert len(done("permission", "list", "--url", hub.url)["rules"]) == 3
 
     def test_a_mistake_is_told(self, folder: Path) -> None:

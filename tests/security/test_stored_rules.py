@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -228,6 +229,23 @@ class TestUndo:
             error = client.request("@gateway", "permission_undo", {"change": number}).getError()
             assert told in str(error)
         assert places(client) == []
+
+
+class TestLockingOneselfOut:
+    def test_whoever_could_not_undo_it_is_kept_from_it(self, rig: Rig) -> None:
+        """To add, to remove and to undo; with a rule for the owner before it, it is done."""
+        client = rig.client(rig.gateway({"ACME/echo": rig.ECHO}))
+        refused = [client.request("@gateway", "permission_add", {"allow": False}).getError()]
+        first = administer(client, "add", {"allow": True, "roles": ["owner"]})
+        administer(client, "add", {"allow": False})
+        rule, undo = {"rule": first["rule"]}, {"change": first["number"]}
+        refused.append(client.request("@gateway", "permission_remove", rule).getError())
+        refused.append(client.request("@gateway", "permission_undo", undo).getError())
+        for error in refused:
+            assert isinstance(error, PayloadError)
+            assert re.search(r"could not undo this: database, rule \d would refuse it", str(error))
+        assert len(places(client)) == 2
+        assert may(client)
 
 
 def test_a_rule_whose_zone_is_gone_keeps_the_gateway_from_starting(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
-from headgate.cli import users
+from headgate.cli import permission, users
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from headgate.cli.administer import Place
 
 __all__ = ["app"]
 
@@ -37,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _group in (users.user, users.token, users.certificate):
+for _group in (users.user, users.token, users.certificate, permission.permission):
     app.add_typer(_group)
 
 Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
@@ -82,12 +79,6 @@ Data = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(help="The gateway's name, which its own folder has.", show_default=False),
-]
-Running = Annotated[
-    str | None,
-    typer.Option(
-        help="The running gateway to administer, instead of a folder.", show_default=False
-    ),
 ]
 ActionName = Literal["request", "message", "see", "administer", "host"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -395,151 +386,6 @@ def reload(
     from headgate.cli import call
 
     call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
-
-
-permission = typer.Typer(no_args_is_help=True, help="The rules of who may what.")
-app.add_typer(permission, name="permission")
-
-Patterns = list[str] | None
-
-
-def _place(url: str | None, data: Path | None, name: str | None, config: Path | None) -> Place:
-    from headgate.cli.administer import Place
-
-    return Place(url=url, data=data, name=name, config=config)
-
-
-@permission.command(name="list")
-def permission_list(
-    url: Running = None,
-    data: Data = None,
-    name: Name = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """
-    Show all rules in the order in which they are looked at, the built-in ones too.
-
-    --json prints {"rules": [{"where", "allow", "users", …}]}.
-    """
-    from headgate.cli import permission
-
-    permission.rules(_place(url, data, name, config), as_json=as_json)
-
-
-@permission.command()
-def add(
-    allow: Annotated[
-        bool, typer.Option("--allow/--refuse", help="May those whom it matches, or may they not?")
-    ],
-    user: Annotated[Patterns, typer.Option(help="Pattern of users' names. Repeatable.")] = None,
-    role: Annotated[Patterns, typer.Option(help="Name of a role. Repeatable.")] = None,
-    zone: Annotated[Patterns, typer.Option(help="Name of a zone. Repeatable.")] = None,
-    gateway: Annotated[
-        Patterns, typer.Option(help="Pattern of other gateways' names. Repeatable.")
-    ] = None,
-    handler: Annotated[
-        Patterns, typer.Option(metavar="PROJECT/HANDLER", help="Pattern. Repeatable.")
-    ] = None,
-    action: Annotated[
-        Patterns,
-        typer.Option(help="request, message, see, administer or host. Repeatable."),
-    ] = None,
-    before: Annotated[
-        int | None,
-        typer.Option(metavar="RULE", help="Before this rule of the database. Default: at the end."),
-    ] = None,
-    url: Running = None,
-    data: Data = None,
-    name: Name = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """
-    Add a rule to the database; it takes effect at once, for those who are connected, too.
-
-    What is left out matches all. Rules of the configuration come before it.
-
-    --json prints {"change": {"number", "rule", "text", …}}.
-    """
-    from headgate.cli import permission
-
-    payload = {
-        "allow": allow,
-        "users": user or [],
-        "roles": role or [],
-        "zones": zone or [],
-        "gateways": gateway or [],
-        "handlers": handler or [],
-        "actions": action or [],
-        "before": before,
-    }
-    place = _place(url, data, name, config)
-    permission.change(place, "permission_add", payload, as_json=as_json)
-
-
-@permission.command()
-def remove(
-    rule: Annotated[int, typer.Argument(help="The rule's number.")],
-    url: Running = None,
-    data: Data = None,
-    name: Name = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """
-    Remove a rule from the database, at once.
-
-    --json prints {"change": {"number", "rule", "text", …}}.
-    """
-    from headgate.cli import permission
-
-    place = _place(url, data, name, config)
-    permission.change(place, "permission_remove", {"rule": rule}, as_json=as_json)
-
-
-@permission.command()
-def undo(
-    change: Annotated[
-        int | None,
-        typer.Argument(
-            help="The change's number. Default: the last one that was not undone.",
-            show_default=False,
-        ),
-    ] = None,
-    url: Running = None,
-    data: Data = None,
-    name: Name = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """
-    Undo a change: an added rule goes, a removed one comes back to its place.
-
-    --json prints {"change": {"number", "rule", "text", "undoes", …}}.
-    """
-    from headgate.cli import permission
-
-    place = _place(url, data, name, config)
-    permission.change(place, "permission_undo", {"change": change}, as_json=as_json)
-
-
-@permission.command()
-def history(
-    url: Running = None,
-    data: Data = None,
-    name: Name = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """
-    Show who changed which rule, and when; the last change first.
-
-    --json prints {"changes": [{"number", "at", "user", "kind", "rule", "text", …}]}.
-    """
-    from headgate.cli import permission
-
-    permission.history(_place(url, data, name, config), as_json=as_json)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -8,6 +8,7 @@ the rules change.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -224,6 +225,17 @@ class RulePolicy:
         """
         self._rules = _RuleSet((*self._configured, *rules, *BUILT_IN), self._zones)
         self._stored = tuple(rules)
+
+    def with_stored(self, rules: Sequence[Rule]) -> RulePolicy:
+        """
+        Return what this policy would be with these rules of the database; on any thread.
+
+        Raises:
+            ConfigurationError: A rule is wrong.
+        """
+        other = copy.copy(self)
+        other.replace_stored(rules)
+        return other
 
     def check(self, rules: Iterable[Rule]) -> None:
         """Check rules as `replace_stored` does, and change nothing; on any thread."""

@@ -12,8 +12,11 @@ from sqlalchemy import Connection, Row, Select, delete, exists, func, insert, se
 
 from headgate.errors import ConfigurationError, PayloadError
 from headgate.invocation import Caller
+from headgate.scope import GATEWAY_PROJECT
 from headgate.security.audit import Record, Recorder
 from headgate.security.policy import (
+    Action,
+    Decision,
     Permission,
     Rule,
     RulePolicy,
@@ -30,6 +33,9 @@ MOST_RULES = 1_000
 
 MOST_CHANGES = 10_000
 """Changes that are remembered, the last ones."""
+
+_UNDO: tuple[Action, str, str] = ("administer", GATEWAY_PROJECT, "permission_undo")
+"""What whoever changes the rules must still be allowed to do afterwards."""
 
 T = TypeVar("T")
 
@@ -88,7 +94,8 @@ class Rules:
             before: The number of the rule that it is to stand before. Default: behind all others.
 
         Raises:
-            PayloadError: The rule is wrong, there is none of that number, or there are too many.
+            PayloadError: The rule is wrong, there is none of that number, there are too many, or
+                whoever adds it could not undo that.
         """
 
         try:
@@ -114,7 +121,8 @@ class Rules:
         Remove a rule.
 
         Raises:
-            PayloadError: There is no rule of this number.
+            PayloadError: There is no rule of this number, or whoever removes it could not undo
+                that.
         """
 
         def write(connection: Connection) -> Change:
@@ -162,11 +170,16 @@ class Rules:
         return await asyncio.wrap_future(self._store.read(function))
 
     async def _change(self, write: Callable[[Connection], Change], by: Caller) -> Change:
+        may_undo = self._loaded and self._policy.decide(by, *_UNDO).allow
+
         def checked(connection: Connection) -> tuple[Change, list[Rule]]:
             change = write(connection)
             if change.kind == "added":
                 self._policy.check([Rule(_where(change.rule), change.permission)])
-            return change, stored_rules(connection)
+            rules = stored_rules(connection)
+            if may_undo and not (later := self._policy.with_stored(rules).decide(by, *_UNDO)).allow:
+                raise _locked_out(by, later)
+            return change, rules
 
         try:
             change, rules = await asyncio.wrap_future(self._store.write(checked))
@@ -387,6 +400,13 @@ def _undoable(connection: Connection, number: int | None) -> Change:
     if found.undoes is not None:
         raise PayloadError(f"Change {number} undid change {found.undoes}: make that one again")
     return found
+
+
+def _locked_out(by: Caller, decision: Decision) -> PayloadError:
+    return PayloadError(
+        f"{by.user} could not undo this: {decision.where} would refuse it. First add a rule that "
+        "allows it to you, such as: headgate permission add --allow --role owner"
+    )
 
 
 def _no_rule(number: int) -> PayloadError:
