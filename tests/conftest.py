@@ -14,6 +14,7 @@ import pytest
 
 import headgate
 from headgate.security.audit import Record
+from headgate.security.policy import Permission, RulePolicy
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,11 @@ def headgate_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "headgate-home"
     monkeypatch.setenv("HEADGATE_HOME", str(home))
     return home
+
+
+def from_everywhere() -> RulePolicy:
+    """Return a policy that lets callers of all other gateways do everything."""
+    return RulePolicy([Permission(allow=True, gateways=("*",))])
 
 
 class Rig:
@@ -61,8 +67,10 @@ class Rig:
     def gateway(
         self, scripts: dict[str, str], name: str = "hub", **options: Any
     ) -> headgate.Gateway:
-        """Start a gateway with these scripts."""
+        """Start a gateway with these scripts; in a network, it lets all others do everything."""
         options = {"port": 0, "data": self.folder / name / "data", **options}
+        if "network" in options:
+            options.setdefault("policy", from_everywhere())
         gateway = headgate.Gateway(name, projects=self.projects(scripts, name), **options)
         gateway.globals.update(go=threading.Event(), running=queue.Queue())
         gateway.start()

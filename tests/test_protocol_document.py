@@ -19,6 +19,7 @@ from headgate import errors
 from headgate.channel import protocol, server
 from headgate.gateway.limits import Limits
 from headgate.invocation import Caller
+from headgate.security.policy import RulePolicy
 from headgate.wire import chunks, codec, extensions, frames, handshake, session
 
 if TYPE_CHECKING:
@@ -115,10 +116,11 @@ def test_errors() -> None:
     assert found == {kind.code: kind.__name__ for kind in requests}
 
 
-class Asked:
+class Asked(RulePolicy):
     """A policy that lets everybody do everything, and keeps what was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.actions: dict[str, str] = {}
 
     def authorise(self, caller: Caller, action: str, project: str, handler: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import msgspec
@@ -43,6 +43,15 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     """Seconds that a call may take at most, whatever its caller allows; None for no such cap."""
 
+    roles: tuple[str, ...] = ()
+    """
+    Roles of which a caller must have one, ``role@gateway`` for those of other gateways; empty for
+    any. It narrows what the gateway's rules allow, for everybody: the owner's role is ``owner``.
+    """
+
+    zones: tuple[str, ...] = ()
+    """Zones of the gateway of which a caller must be in one; empty for any. It narrows, too."""
+
     @staticmethod
     def merge(
         explicit: Mapping[str, Any], defaults: Mapping[str, Any], *, file: str = ""
@@ -62,6 +71,8 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
         merged = {**defaults, **explicit}
         if merged.get("threading") == "Dedicated":
             merged["concurrency"] = 1
+        for name in ("roles", "zones"):
+            merged[name] = tuple(merged.get(name, ()))
         return HandlerSettings(**merged)
 
 
@@ -72,6 +83,8 @@ class HandlerOptions(TypedDict, total=False):
     concurrency: int | None
     queue: int
     timeout: float | None
+    roles: Sequence[str]
+    zones: Sequence[str]
 
 
 def handler(**settings: Unpack[HandlerOptions]) -> Callable[[Function], Function]:
@@ -87,7 +100,8 @@ def handler(**settings: Unpack[HandlerOptions]) -> Callable[[Function], Function
     are literals.
 
     Args:
-        settings: `threading`, `concurrency`, `queue` and `timeout`, as in `HandlerSettings`.
+        settings: `threading`, `concurrency`, `queue`, `timeout`, `roles` and `zones`, as in
+            `HandlerSettings`; the last two are lists.
 
     Raises:
         TypeError: There is no such setting.
@@ -173,6 +187,12 @@ def _seconds(value: object) -> bool:
     return 0 < value < math.inf
 
 
+def _names(value: object) -> bool:
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return all(isinstance(name, str) and name for name in value)
+
+
 class _Rule(NamedTuple):
     fits: Callable[[object], bool]
     cure: str
@@ -195,4 +215,6 @@ _RULES = {
         lambda value: value is None or _seconds(value),
         "Write seconds, more than 0, or leave it out for no cap",
     ),
+    "roles": _Rule(_names, "Write a list of names of roles, or leave it out for any"),
+    "zones": _Rule(_names, "Write a list of names of zones, or leave it out for any"),
 }

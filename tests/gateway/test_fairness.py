@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headgate import Client
 from headgate.channel.server import TURN_FRAMES
 from headgate.invocation import Caller
-from headgate.security.policy import Action, OwnerPolicy
+from headgate.security.policy import Action, RulePolicy
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -171,10 +171,11 @@ class TestAHandlersOwnLimit:
         assert order == ["hold", *range(50), "quiet", "last"]
 
 
-class Turns(OwnerPolicy):
+class Turns(RulePolicy):
     """Counts what the gateway takes in each turn of its event loop."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.total = self.most = self._now = 0
         self.counting = True
 

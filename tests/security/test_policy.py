@@ -12,8 +12,6 @@ from headgate.errors import PermissionDenied
 from headgate.gateway.dispatch import Dispatch
 from headgate.invocation import Caller, Endpoint, Invocation
 from headgate.network.memory import MemoryNetwork
-from headgate.security.identity import gateway_itself, owner
-from headgate.security.policy import OwnerPolicy
 
 if TYPE_CHECKING:
     from conftest import Records, Rig
@@ -200,19 +198,7 @@ class TestEveryWay:
         assert [action for action, _, _ in policy.asked] == ["request", "message", "see"]
 
 
-class TestOwnerPolicy:
-    @pytest.mark.parametrize("action", ["request", "message", "see", "administer", "host"])
-    def test_the_owner_may_everything(self, action: Any) -> None:
-        """The gateway's own user, and the gateway itself, pass."""
-        for caller in (owner(host="h", session="s"), gateway_itself("hub")):
-            OwnerPolicy().authorise(caller, action, "ACME", "test")
-
-    @pytest.mark.parametrize("action", ["request", "message", "see", "administer", "host"])
-    def test_nobody_else_may_anything(self, action: Any) -> None:
-        """Everyone without the owner's role is refused, and the text names what was asked."""
-        with pytest.raises(PermissionDenied, match=f"guest .*'{action}' on ACME/test"):
-            OwnerPolicy().authorise(Caller("guest", frozenset({"user"})), action, "ACME", "test")
-
+class TestClaims:
     def test_a_claimed_host_name_gives_no_right(self, rig: Rig) -> None:
         """The host name that a client claims changes who it is in nothing but that name."""
         hub = rig.gateway(

@@ -12,6 +12,8 @@ The command line: ``headgate --help``.
 - `projects`  init and check: projects without a gateway
 - `cert`      the certificates of a gateway
 - `users`     users, their tokens and certificates
+- `permission` the rules of who may what
+- `access`    check --user: which rule decides
 - `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headgate.channel.address import Address
 from headgate.channel.local import data_folder, is_loopback, token_of_port
 from headgate.cli.access import Access
+from headgate.cli.config import load
 from headgate.cli.projects import server_parts
 from headgate.errors import (
     ConfigurationError,
@@ -20,10 +20,11 @@ from headgate.errors import (
     PayloadError,
 )
 
-__all__ = ["Place", "administer"]
+if TYPE_CHECKING:
+    from headgate.invocation import Caller
+    from headgate.store import Store
 
-CONFIGURATION = Path("headgate.toml")
-"""The gateway's configuration, if it stands in the working folder."""
+__all__ = ["Place", "administer"]
 
 SECONDS = 30.0
 """Seconds that a running gateway has for an answer."""
@@ -53,10 +54,10 @@ class Place:
             return self.data
         if self.name is None and self.config is None and self.url is not None:
             return None
-        data, name = _configured(self.config)
-        if self.name is not None or data is None:
-            return data_folder(self.name or name or "gateway")
-        return data
+        settings = load(self.config).settings
+        if self.name is not None or settings.data is None:
+            return data_folder(self.name or settings.name)
+        return settings.data
 
 
 def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
@@ -68,7 +69,8 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
 
     Args:
         place: Which gateway is meant.
-        action: The name of the action, as `headgate.security.administration` has it.
+        action: The name of the action, as `headgate.security.administration` and
+            `headgate.security.rules` have it.
         payload: What the action takes.
 
     Raises:
@@ -88,30 +90,9 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
                     raise
                 # It was killed and left its URL behind, or has just stopped: its folder tells.
         assert folder is not None
-        return _do(folder, action, payload)
+        return _do(place, folder, action, payload)
     except PayloadError as error:
         raise ConfigurationError(error.message) from None
-
-
-def _configured(file: Path | None) -> tuple[Path | None, str | None]:
-    """Return the folder and the name that a configuration gives."""
-    if file is None and not CONFIGURATION.exists():
-        return None, None
-    file = file or CONFIGURATION
-    try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"The configuration cannot be read: {error.strerror or error}",
-            cure="Give another one with --config, or the gateway's folder with --data",
-            file=str(file),
-        ) from None
-    except ValueError as error:
-        raise ConfigurationError(f"This is no TOML: {error}", file=str(file)) from None
-    data, name = settings.get("data"), settings.get("name")
-    return (file.parent / data if isinstance(data, str) else None), (
-        name if isinstance(name, str) else None
-    )
 
 
 def _running_at(folder: Path) -> str | None:
@@ -139,23 +120,50 @@ def _ask(access: Access, action: str, payload: dict[str, Any]) -> Any:
         return client.request(target.project, action, payload, timeout=SECONDS).get()
 
 
-def _do(folder: Path, action: str, payload: dict[str, Any]) -> Any:
+def _do(place: Place, folder: Path, action: str, payload: dict[str, Any]) -> Any:
     with server_parts():
-        from headgate.security.administration import Administration
-        from headgate.security.audit import LogRecorder
-        from headgate.security.identities import Identities
         from headgate.security.identity import owner
         from headgate.store import Store
+    by = owner(host=platform.node(), session="")
+    with Store(folder) as store:
+        if action.startswith("permission_"):
+            return _do_to_rules(store, place, action, payload, by)
+        return _do_to_identities(store, action, payload, by)
+
+
+def _do_to_rules(
+    store: Store, place: Place, action: str, payload: dict[str, Any], by: Caller
+) -> Any:
+    from headgate.security.audit import LogRecorder
+    from headgate.security.policy import RulePolicy
+    from headgate.security.rules import Rules, operations
+
+    policy = RulePolicy()
+    settings = load(place.config).settings
+    policy.configure(settings.permission, settings.zones)
+    rules = Rules(store, policy, LogRecorder())
+    if action == "permission_list":
+        # The others work with a rule whose zone is gone, too: one of them is the cure.
+        rules.load()
+
+    async def act() -> Any:
+        return await operations(rules)[action](payload, by)
+
+    return asyncio.run(act())
+
+
+def _do_to_identities(store: Store, action: str, payload: dict[str, Any], by: Caller) -> Any:
+    from headgate.security.administration import Administration
+    from headgate.security.audit import LogRecorder
+    from headgate.security.identities import Identities
 
     async def act() -> Any:
         administration = Administration(identities, LogRecorder())
-        by = owner(host=platform.node(), session="")
         return await administration.administer(action, payload, by)
 
-    with Store(folder) as store:
-        identities = Identities(store)
-        try:
-            identities.load()
-            return asyncio.run(act())
-        finally:
-            identities.close()
+    identities = Identities(store)
+    try:
+        identities.load()
+        return asyncio.run(act())
+    finally:
+        identities.close()

@@ -9,7 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT
-from headgate.cli import cert, users
+from headgate.cli import cert, permission, users
 from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
@@ -38,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _group in (users.user, users.token, users.certificate, cert.cert):
+for _group in (users.user, users.token, users.certificate, permission.permission, cert.cert):
     app.add_typer(_group)
 
 settings = typer.Typer(no_args_is_help=True)
@@ -88,6 +88,11 @@ ConfigFile = Annotated[
         help="Default: headgate.toml in the working folder, if there is one.", show_default=False
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(help="The gateway's name, which its own folder has.", show_default=False),
+]
+ActionName = Literal["request", "message", "see", "administer", "host"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -208,10 +213,34 @@ def init(
 @app.command()
 def check(
     folder: Annotated[
-        Path | None, typer.Argument(help="The same as --projects.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[FOLDER|PROJECT/HANDLER]",
+            help="The same as --projects; with --user, the handler to ask for.",
+            show_default=False,
+        ),
     ] = None,
     projects: Projects = None,
     project: Named = None,
+    user: Annotated[
+        str | None, typer.Option(help="May this user do it? Of the rules, not of the projects.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--from", metavar="ADDRESS", help="The user's IP address.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The user's host name, verified.")] = None,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="A role of the user, instead of those in the database. Repeatable."),
+    ] = None,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(help="A gateway that the request comes through. Repeatable, the first first."),
+    ] = None,
+    action: Annotated[ActionName, typer.Option(help="What the user wants to do.")] = "request",
+    config: Config = None,
+    data: Data = None,
+    name: Name = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -220,14 +249,43 @@ def check(
     A problem has file, line and cure; the exit code is 1 if there are any.
 
     --json prints {"handlers": […], "problems": […]}.
-    """
-    from headgate.cli.projects import check
 
+    With --user: tell whether a user may do something, and which rule decides, from the
+    configuration and the database, whether the gateway runs or not. The exit code is 5
+    if not. --json prints {"allow": …, "where": …, "rule": {…}, "roles": […]}.
+    """
     with reporting(as_json=as_json):
+        if user is None and any((address, host, role, gateway, data, name)):
+            raise ConfigurationError(
+                "--from, --host, --role, --gateway, --data and --name need --user",
+                cure="Add --user NAME, or leave them out to check projects",
+            )
+        if user is not None and (folder is None or projects is not None or project):
+            raise ConfigurationError(
+                "With --user, PROJECT/HANDLER is asked for, and no project is loaded",
+                cure="Write: headgate check --user NAME PROJECT/HANDLER",
+            )
         if folder is not None and projects is not None:
             raise ConfigurationError("FOLDER and --projects are the same", cure="Give one of them")
         named = _named(project)
-    check(folder or projects, named, as_json=as_json)
+    if user is None:
+        from headgate.cli.projects import check
+
+        check(Path(folder) if folder else projects, named, config=config, as_json=as_json)
+        return
+    from headgate.cli.administer import Place
+    from headgate.cli.allowed import Asked, check_access
+
+    asked = Asked(
+        user=user,
+        address=address,
+        host=host,
+        roles=role or None,
+        gateways=gateway or [],
+        action=action,
+        target=folder or "",
+    )
+    check_access(asked, Place(config=config, data=data, name=name), as_json=as_json)
 
 
 @app.command()

@@ -62,11 +62,21 @@ def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFo
     return ProjectFolders(named={**_single(folder.resolve()), **found})
 
 
-def check(folder: Path | None, named: Mapping[str, Path], *, as_json: bool) -> None:
+def check(
+    folder: Path | None, named: Mapping[str, Path], *, config: Path | None, as_json: bool
+) -> None:
     """Load projects as a gateway would, and list their handlers and what is wrong with them."""
     with reporting(as_json=as_json):
+        with server_parts():
+            from headgate.cli.config import load
+            from headgate.gateway.project import zone_problems
+        configuration = load(config)
+        zones = None if configuration.file is None else configuration.settings.zones
         loaded = _load(chosen_projects(folder, named).find())
-        handlers, problems = _handlers(loaded), [_fields(p) for p in loaded.problems]
+        found = loaded.problems
+        for project in loaded.values():
+            found += zone_problems(project, zones)
+        handlers, problems = _handlers(loaded), [_fields(problem) for problem in found]
         loaded.close()
     if as_json:
         print_document({"handlers": handlers, "problems": problems})
@@ -229,6 +239,7 @@ title = "NAME"
 # [handlers.hello]
 # threading = "Dedicated"   # one thread of its own, strictly in order; else "Shared"
 # concurrency = 2           # calls that run at once
+# roles = ["operator"]      # who may call it, of those whom the gateway's rules allow
 """,
     "projects/{name}/messages/hello.py": '''\
 """Greets whoever is named."""

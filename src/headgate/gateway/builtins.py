@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -14,8 +13,8 @@ from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
 from headgate.gateway.running import Running
-from headgate.security.administration import Administration
 from headgate.security.policy import Action
+from headgate.security.rules import Operation
 
 __all__ = ["Builtin", "builtins"]
 
@@ -53,9 +52,17 @@ class Told(Protocol):
 
 
 def builtins(
-    gateway: Told, hosting: Hosting, running: Running, administration: Administration
+    gateway: Told, hosting: Hosting, running: Running, operations: Mapping[str, Operation]
 ) -> dict[str, Builtin]:
-    """Return the handlers of a gateway by name."""
+    """
+    Return the handlers of a gateway by name.
+
+    Args:
+        gateway: The gateway.
+        hosting: Its projects.
+        running: What runs.
+        operations: What administers it, by name.
+    """
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
@@ -74,10 +81,8 @@ def builtins(
         "stack": Builtin(running.stack, action="administer"),
         "stats": Builtin(lambda _: gateway.stats()),
         **{
-            action: Builtin(
-                partial(administration.administer, action), action="administer", for_caller=True
-            )
-            for action in administration.actions
+            name: Builtin(operation, action="administer", for_caller=True)
+            for name, operation in operations.items()
         },
     }
 

@@ -143,7 +143,7 @@ class Dispatch:
         try:
             self._policy.authorise(invocation.caller, action, project, handler)
         except PermissionDenied as error:
-            self._record_refusal(invocation, error)
+            self._recorder.record(Record.of("refused", invocation, error))
             raise
         if len(invocation.ancestors) >= MAX_CHAIN:
             raise _too_long(invocation)
@@ -159,7 +159,24 @@ class Dispatch:
         endpoint = hosted.endpoints.get(handler)
         if endpoint is None:
             raise _no_handler(hosted, handler)
+        if endpoint.narrows:
+            self._narrow(invocation, endpoint)
         return endpoint
+
+    def _narrow(self, invocation: Invocation, gate: Gate) -> None:
+        """Let the handler's own settings refuse; they come after the rules, and allow nothing."""
+        settings = gate.handler.settings
+        try:
+            self._policy.narrow(
+                invocation.caller,
+                invocation.project,
+                invocation.handler,
+                roles=settings.roles,
+                zones=settings.zones,
+            )
+        except PermissionDenied as error:
+            self._recorder.record(Record.of("refused", invocation, error))
+            raise
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
         target = invocation.remote_server
@@ -280,9 +297,6 @@ class Dispatch:
         data, invocation.reported = invocation.reported, None
         if invocation.outcome is None and data is not None:
             invocation.asker.progressed(invocation, data)
-
-    def _record_refusal(self, invocation: Invocation, error: PermissionDenied) -> None:
-        self._recorder.record(Record.of("refused", invocation, error))
 
 
 class _Nobody:

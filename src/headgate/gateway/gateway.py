@@ -7,8 +7,9 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import CancelledError
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
@@ -53,7 +54,8 @@ from headgate.security.administration import Administration
 from headgate.security.audit import LogRecorder, Record, Recorder
 from headgate.security.identities import Identities, Login
 from headgate.security.identity import OWNER_ROLE, gateway_itself
-from headgate.security.policy import OwnerPolicy, Policy
+from headgate.security.policy import Policy, RulePolicy
+from headgate.security.rules import Operation, Rules, operations
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
 from headgate.wire.chunks import Allowance
@@ -95,7 +97,8 @@ class Gateway:
         config: The path of a ``headgate.toml``, which is read with the environment over it and
             again with `reload()`; or settings.
         network: The Gateway Network that it joins. Default: none.
-        policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
+        policy: Decides who may do what. Default: rules, of which there are only the built-in ones
+            and those that were added to the database.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
         reload: Whether edits of the projects' files, and of the one with the settings, take effect
             by themselves; ``"poll"`` to look for them where the system does not tell.
@@ -156,9 +159,12 @@ class Gateway:
             listening, data=self._data, make_channel=self._new_channel, refused=self.refused
         )
         self._network = network or NoNetwork()
-        self._policy = policy or OwnerPolicy()
+        self._policy = policy or RulePolicy()
         self._recorder = recorder or LogRecorder()
         self._store = Store(self._data)
+        self._rules: Rules | None = None
+        if isinstance(self._policy, RulePolicy):
+            self._rules = Rules(self._store, self._policy, self._recorder)
         self._identities: Identities | None = None
         self._sessions = Sessions()
         self.limiter = Limiter(settings.limits, excess=Excess(self._recorder))
@@ -315,6 +321,7 @@ class Gateway:
             system=lambda project: self.scope(project).system,
             runtime=self._make_runtime,
             requests=self._requests,
+            zones=self._zones,
         )
         identities = self._identities = Identities(self._store, on_change=self._review_sessions)
         self._dispatch = Dispatch(
@@ -324,7 +331,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, Administration(identities, self._recorder)),
+            builtins=builtins(self, hosting, running, self._operations(identities)),
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -385,12 +392,25 @@ class Gateway:
     def _open_files(self) -> None:
         assert self._loop is not None
         self._store.open()
+        if self._rules is not None:
+            self._rules.load()
         # Ids of 128 bits: node, boot and the session's number here, the request's number in it.
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
         if self._identities is not None:
             self._identities.load()
+
+    def _operations(self, identities: Identities) -> dict[str, Operation]:
+        """Return what administers this gateway, by name."""
+        administration = Administration(identities, self._recorder)
+        return {
+            **operations(self._rules),
+            **{name: partial(administration.administer, name) for name in administration.actions},
+        }
+
+    def _zones(self) -> Collection[str] | None:
+        return self._policy.zones if isinstance(self._policy, RulePolicy) else None
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -567,8 +587,14 @@ class Gateway:
             raise RuntimeError(f"The gateway {self.name!r} does not run")
         return self._live.take(Configuration.of(settings).settings)
 
+    def _rules_file(self) -> str:
+        file = self._configuration.file
+        return "the configuration" if file is None else file.name
+
     def _apply(self, settings: Settings) -> None:
         """Let every part take the settings that may change; all of them in this one turn."""
+        if isinstance(self._policy, RulePolicy):
+            self._policy.configure(settings.permission, settings.zones, file=self._rules_file())
         self.limiter.apply(settings.limits)
         self._port.apply(settings.http)
         if self._on_settings is not None:

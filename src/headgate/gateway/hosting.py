@@ -19,7 +19,7 @@ import msgspec
 
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.plan import Key, Plan, make_plan
-from headgate.gateway.project import Problem, Project
+from headgate.gateway.project import Problem, Project, zone_problems
 from headgate.gateway.requests import Requests
 from headgate.gateway.source import ProjectFolders, ProjectSource
 from headgate.gateway.watch import Watch
@@ -53,6 +53,7 @@ class Hosting:
         system: Gives the ``system`` that the scripts of a project see.
         runtime: Makes the runtime of a project.
         requests: The open requests.
+        zones: Gives the names of the zones that handlers may name; None if nobody knows them.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Hosting:
         system: Callable[[str], object],
         runtime: Callable[[str], ThreadRuntime],
         requests: Requests,
+        zones: Callable[[], Collection[str] | None],
     ) -> None:
         self.hosted: dict[str, Hosted] = {}
         """The projects by name."""
@@ -69,6 +71,7 @@ class Hosting:
         self._system = system
         self._make_runtime = runtime
         self._requests = requests
+        self._zones = zones
         self._sources: Mapping[str, ProjectSource] = {}
         self._problems: tuple[Problem, ...] = ()
         self._gone: dict[str, Hosted] = {}
@@ -84,8 +87,12 @@ class Hosting:
     @property
     def problems(self) -> list[Problem]:
         """What is wrong with what stands in the projects' files, whatever serves meanwhile."""
-        hosted = list(self.hosted.values())
-        return [*self._problems, *(problem for each in hosted for problem in each.problems)]
+        hosted, zones = list(self.hosted.values()), self._zones()
+        found = [*self._problems]
+        for each in hosted:
+            found += each.problems
+            found += zone_problems(each.project, zones)
+        return found
 
     @property
     def projects(self) -> dict[str, Project]:

@@ -27,7 +27,15 @@ from headgate.gateway.script import Script, entry_function, read_script, takes_c
 from headgate.gateway.source import ProjectSource, digest, read_plain_project
 from headgate.handler import HandlerSettings, known_names
 
-__all__ = ["LOAD_SECONDS", "changed_since", "lineage_key", "load", "load_projects", "read_sources"]
+__all__ = [
+    "LOAD_SECONDS",
+    "changed_since",
+    "lineage_key",
+    "load",
+    "load_projects",
+    "read_sources",
+    "settings_of",
+]
 
 LOAD_SECONDS = 30.0
 """Seconds that a project may take to be loaded."""
@@ -128,6 +136,25 @@ def load(
         loader.join(PATIENCE_SECONDS)
         begun.append(loader)
     return {loader.source.name: loader.project(seconds) for loader in begun}
+
+
+def settings_of(
+    project: str, handler: str, sources: Mapping[str, ProjectSource]
+) -> HandlerSettings | None:
+    """
+    Return the settings of a handler without running anything; None if there is no such handler.
+
+    Raises:
+        ConfigurationError: They are wrong, or its script cannot be read.
+    """
+    if project not in sources or sources[project].broken or not sources[project].enabled:
+        return None
+    lineage, _ = _lineage(sources[project], sources)
+    depth = next((n for n, source in enumerate(lineage) if handler in source.scripts), None)
+    if depth is None:
+        return None
+    script = read_script(lineage[depth].scripts[handler])
+    return _settings(handler, script, lineage[: depth + 1])
 
 
 class _Loader(threading.Thread):

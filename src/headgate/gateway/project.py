@@ -7,7 +7,7 @@ Every load of a project makes a generation that is independent of those before i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import msgspec
 
 from headgate.errors import ConfigurationError
 from headgate.gateway.library import Library
-from headgate.handler import HandlerSettings
+from headgate.handler import HandlerSettings, known_names
 
-__all__ = ["Handler", "Problem", "Project", "Projects"]
+__all__ = ["Handler", "Problem", "Project", "Projects", "zone_problems"]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +105,31 @@ class Project:
             else problem.file not in known
             for problem in self.problems
         )
+
+
+def zone_problems(project: Project, zones: Collection[str] | None) -> list[Problem]:
+    """
+    Return what is wrong with the zones that a project's handlers name: nobody is in one that is
+    not there, so the handler refuses all, or those that are in none of its other zones.
+
+    Args:
+        project: The project.
+        zones: The names of the gateway's zones; None if nobody knows them.
+    """
+    if zones is None:
+        return []
+    return [
+        Problem(
+            project=project.name,
+            handler=handler.name,
+            file=str(handler.file),
+            what=f"It is for callers in the zone {zone!r}, and the gateway has no such zone",
+            cure=f"{known_names(zone, zones)}. Zones stand in [zones] of the gateway's settings",
+        )
+        for handler in project.handlers.values()
+        for zone in handler.settings.zones
+        if zone not in zones
+    ]
 
 
 class Projects(Mapping[str, Project]):

@@ -84,6 +84,9 @@ class MemoryNetwork:
         network = MemoryNetwork()
         with Gateway("a", network=network, ...) as a, Gateway("b", network=network, ...) as b:
             a.system.util.sendRequest("ACME", "test", {"number": 55}, remoteServer="b")
+
+    Callers from other gateways may do what a rule of theirs allows: here, b needs one with
+    ``gateways = ["a"]``.
     """
 
     def __init__(self) -> None:

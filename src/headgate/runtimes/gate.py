@@ -83,6 +83,7 @@ class Gate:
         "_waiting",
         "handler",
         "lane",
+        "narrows",
         "timeout",
         "under_way",
     )
@@ -102,6 +103,8 @@ class Gate:
         """Where it runs."""
         self.timeout = handler.settings.timeout
         """The handler's own cap on the deadline, in seconds; None for none."""
+        self.narrows = bool(handler.settings.roles or handler.settings.zones)
+        """Whether the handler's own settings say who may call it."""
         self.under_way = 0
         """Runs that were taken and are not finished."""
         self._limit = handler.settings.queue + places

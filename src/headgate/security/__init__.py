@@ -8,7 +8,10 @@ Who calls, what they may do, and what is written down of it.
 - `passwords`       Argon2id, on threads of its own
 - `throttle`        delay after wrong passwords
 - `tickets`         what a client connects again with
-- `policy`          may this caller do this?
-- `audit`           the recorder of what happened
 - `certificates`    the gateway's authority, and what it signs
+- `policy`          may this caller do this?
+- `zones`           from where a caller asks
+- `patterns`        names with wildcards
+- `rules`           the rules in the database, their changes and how to undo them
+- `audit`           the recorder of what happened
 """

@@ -1,7 +1,8 @@
 """
 The gateway's database: one folder, one writer.
 
-- `store.store`: `Store`, what the gateway opens, writes to, reads from and closes.
+- `store.store`: `Store`, what the gateway opens, writes to, reads from and closes; `read_folder`,
+  for those who only look.
 - `store.tables`: the tables, as SQLAlchemy Core sees them.
 - `store.writer`: the one thread that writes, many functions to a commit.
 - `store.schema`: brings a database to this program's schema.
@@ -12,6 +13,6 @@ The gateway's database: one folder, one writer.
 
 from __future__ import annotations
 
-from headgate.store.store import Store
+from headgate.store.store import Store, read_folder
 
-__all__ = ["Store"]
+__all__ = ["Store", "read_folder"]

@@ -11,7 +11,7 @@ from headgate.store.tables import boots
 
 __all__ = ["REVISIONS", "prepare"]
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision in `migrations/versions`, oldest first; the last is this program's schema."""
 
 

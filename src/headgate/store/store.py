@@ -23,7 +23,7 @@ from headgate.store.schema import prepare
 from headgate.store.tables import boots, node
 from headgate.store.writer import Writer
 
-__all__ = ["Store"]
+__all__ = ["Store", "read_folder"]
 
 T = TypeVar("T")
 
@@ -155,6 +155,32 @@ class Store:
         self._writer = Writer(writing)
         stack.callback(self._writer.close)
         self._readers = stack.enter_context(ThreadPoolExecutor(READERS, "headgate-store-read"))
+
+
+def read_folder(folder: Path, function: Callable[[Connection], T]) -> T | None:
+    """
+    Read the database of a data folder, also while a gateway runs on it.
+
+    Args:
+        folder: The data folder.
+        function: Reads, as in `Store.read`; the tables may be those of an older release.
+
+    Returns:
+        What the function returned; None if there is no database.
+
+    Raises:
+        ConfigurationError: The database cannot be read.
+    """
+    file = folder / FILE_NAME
+    with _explained(folder):
+        if not file.exists():
+            return None
+        engine = reading_engine(file)
+        try:
+            with engine.begin() as connection:
+                return function(connection)
+        finally:
+            engine.dispose()
 
 
 def _node_id(connection: Connection) -> int:

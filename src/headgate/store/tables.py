@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -28,6 +29,8 @@ __all__ = [
     "keys",
     "metadata",
     "node",
+    "permissions",
+    "policy_changes",
     "tokens",
     "users",
 ]
@@ -149,3 +152,30 @@ keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
 )
 """The gateway's own secrets, such as the one under which session tickets are sealed."""
+
+permissions = Table(
+    "permissions",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("rule", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""
+Rules of who may what, in the order of their positions. One that was removed is not active, and
+keeps its place: undoing brings it back there. Numbers are never given twice.
+"""
+
+policy_changes = Table(
+    "policy_changes",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("user", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("permission", ForeignKey("permissions.number"), nullable=False),
+    Column("undoes", Integer),
+    sqlite_autoincrement=True,
+)
+"""Who added or removed which rule, and when; `undoes` is the change that was undone with it."""
