@@ -46,7 +46,14 @@ from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
-from headgate.security.audit import LogRecorder, Record, Recorder
+from headgate.security.audit import (
+    AuditLog,
+    AuditSettings,
+    LogRecorder,
+    Record,
+    Recorder,
+    Recorders,
+)
 from headgate.security.identity import gateway_itself, owner
 from headgate.security.policy import OwnerPolicy, Policy
 from headgate.store import Store
@@ -88,7 +95,9 @@ class Gateway:
         data: The gateway's own folder. Default: one for its name among the user's data.
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
-        recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
+        recorder: Is told of logins, refusals and failures. Default: the audit log in the data
+            folder, and the log ``headgate.audit``.
+        audit: What is recorded, for how long, and what happens when nothing can be written.
         reload: Whether edits of the projects' files take effect by themselves; ``"poll"`` to look
             for them where the system does not tell. ``headgate run`` does that, a program has
             `reload()`.
@@ -105,6 +114,7 @@ class Gateway:
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
+        audit: AuditSettings | None = None,
         reload: bool | Literal["poll"] = False,
     ) -> None:
         self.name = name
@@ -121,7 +131,9 @@ class Gateway:
         self._data = Path(data) if data is not None else data_folder(name)
         self._network = network or NoNetwork()
         self._policy = policy or OwnerPolicy()
-        self._recorder = recorder or LogRecorder()
+        self._audit_settings = audit or AuditSettings()
+        self._audit = AuditLog(self._data, self._audit_settings) if recorder is None else None
+        self._recorder = recorder or Recorders(filter(None, (LogRecorder(), self._audit)))
         self._store = Store(self._data)
         self._sessions = Sessions()
         self._arriving = Allowance()
@@ -244,7 +256,10 @@ class Gateway:
         self._thread_id = threading.get_ident()
         running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
-            recorder=self._recorder, later=loop.call_later, on_work=running.watchdog.wake
+            recorder=self._recorder,
+            audit=self._audit_settings,
+            later=loop.call_later,
+            on_work=running.watchdog.wake,
         )
         hosting = self._hosting = Hosting(
             self._folders,
@@ -260,6 +275,7 @@ class Gateway:
             network=self._network,
             recorder=self._recorder,
             builtins=builtins(self, hosting, running),
+            audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -308,6 +324,8 @@ class Gateway:
         self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
         self.origin = f"{self._prefix}{0:06x}"
         self.token = read_or_make_token(self._data)
+        if self._audit is not None:
+            self._audit.open()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -316,6 +334,8 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        if self._audit is not None:
+            self._audit.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -487,9 +507,7 @@ class Gateway:
         session = ClientSession(channel, state, caller=caller, hello=hello, switchboard=self)
         channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
         self._sessions.add(session)
-        self._recorder.record(
-            Record(event="login", user=caller.user, host=caller.host, detail=session.peer)
-        )
+        self._recorder.record(Record.by(caller, "login", outcome="ok", detail=session.peer))
         return message, state
 
     def refused(self, peer: str, reason: str) -> None:
@@ -513,8 +531,4 @@ class Gateway:
     def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
         self._sessions.remove(session)
         session.lost(channel, reason)
-        self._recorder.record(
-            Record(
-                event="logout", user=session.caller.user, host=session.caller.host, detail=reason
-            )
-        )
+        self._recorder.record(Record.by(session.caller, "logout", detail=reason))

@@ -53,7 +53,8 @@ class ClientSession:
 
     def received(self, channel: Channel, events: list[Event]) -> None:
         """Act on what the client sent."""
-        longest = monotonic() + MAX_TIMEOUT
+        now = monotonic()
+        longest = now + MAX_TIMEOUT
         dispatch, serving = self._switchboard.dispatch, self._session.serving
         caller, origin = self.caller, self.id
         for frame, subject, deadline in events:
@@ -70,6 +71,7 @@ class ClientSession:
                     frame.id,
                     frame.ancestors,
                 )
+                invocation.arrived = now
                 if frame.extensions:
                     invocation.remote_server = str(frame.extensions.get("remote", ""))
                     invocation.host_name = str(frame.extensions.get("host", ""))
