@@ -7,6 +7,7 @@ The command line: ``headgate --help``.
 - `call`      request, message and handlers: a client's calls
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
+- `audit`     what a gateway has recorded
 - `projects`  init and check: projects without a gateway
 - `demo`      the manual page's requests, as they happen
 

@@ -9,6 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.cli import audit
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -32,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(audit.app, name="audit")
 
 Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]

@@ -157,7 +157,7 @@ class _Verification:
         self._previous = {first_hash(self._public)} if self._public else set()
         numbers = self._places.numbers()
         self._result.segments = len(numbers)
-        for number, following in zip(numbers, [*numbers[1:], 0], strict=True):
+        for number, following in zip(numbers, [*numbers[1:], 0], strict=False):
             self._segment(number, is_last=not following)
             if following and following != number + 1:
                 missing = self._places.segment(number + 1)
