@@ -75,15 +75,14 @@ class TestList:
     def test_follow(self, data: Path) -> None:
         """Rows that come later are shown, until Ctrl-C."""
         command = [sys.executable, "-m", "headgate", "audit", "list", "--follow", "--json"]
-        process = subprocess.Popen(
-            [*command, "--event", "failed", "--data", data], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["target"] == failed(1).target
-        make_log(data, 1)
-        assert json.loads(process.stdout.readline())["target"] == failed(0).target
-        process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        command += ["--event", "failed", "--data", str(data)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert json.loads(process.stdout.readline())["target"] == failed(1).target
+            make_log(data, 1)
+            assert json.loads(process.stdout.readline())["target"] == failed(0).target
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
 
     def test_no_log(self, tmp_path: Path) -> None:
         """A folder without a log is named, with the cure."""

@@ -84,7 +84,8 @@ def read_rows(data: Path, wanted: Filter) -> Iterator[dict[str, Any]]:
     Raises:
         ConfigurationError: There is no audit log in this data folder.
     """
-    if not Places(data).segments.is_dir():
+    places = Places(data)
+    if not (places.head.exists() or places.segments.is_dir()):
         raise ConfigurationError(
             "There is no audit log here",
             cure="Give the gateway's folder with --data, or its name with --name",
