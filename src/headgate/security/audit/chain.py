@@ -14,6 +14,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -175,7 +176,12 @@ def parse_line(line: bytes) -> Line | None:
 def moment(at: int) -> str:
     """Return a time in nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
     seconds, rest = divmod(at, 1_000_000_000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest // 1000:06}Z"
+    return f"{_second(seconds)}.{rest // 1000:06}Z"
+
+
+@lru_cache(64)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _body(sequence: int, at: int, record: Record, redact: Sequence[str]) -> bytes:

@@ -23,7 +23,7 @@ __all__ = ["AuditLog"]
 
 logger = logging.getLogger("headgate.audit")
 
-MAX_WAITING = 10_000
+MAX_WAITING = 20_000
 """Records that may wait to be written; further ones are lost, and counted."""
 
 BATCH_SECONDS = 0.05

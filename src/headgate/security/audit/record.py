@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from time import monotonic
 from typing import Any, Literal, Protocol
 
@@ -17,7 +18,7 @@ __all__ = ["MAX_PAYLOAD", "AuditSettings", "LogRecorder", "Record", "Recorder", 
 
 logger = logging.getLogger("headgate.audit")
 
-MAX_PAYLOAD = 16 * 1024
+MAX_PAYLOAD = 4 * 1024
 """Bytes of an encoded payload above which a row holds its size alone."""
 
 MAX_DETAIL = 200
@@ -103,7 +104,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
             session=caller.session,
             gateways=caller.gateway,
             verified_host=caller.verified_host,
-            roles=tuple(sorted(caller.roles)),
+            roles=_sorted(caller.roles),
             method=caller.method,
             **fields,
         )
@@ -128,19 +129,28 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
             detail: What else there is to say.
             payload: Whether the record holds its payload, or how large that is.
         """
-        arrived, data = invocation.arrived, invocation.payload if payload else b""
+        caller, arrived = invocation.caller, invocation.arrived
+        data = invocation.payload if payload else b""
         fits = len(data) <= MAX_PAYLOAD
-        return cls.by(
-            invocation.caller,
+        # Written out by position: half as long as with names, and there may be one a request.
+        return cls(
             event,
-            target=invocation.target,
-            outcome=outcome,
-            request_id=invocation.request_id,
-            detail=detail,
-            duration=round(monotonic() - arrived, 6) if arrived else None,
-            action=invocation.action,
-            payload=data if fits else b"",
-            payload_bytes=0 if fits else len(data),
+            caller.user,
+            caller.host,
+            caller.address,
+            invocation.target,
+            outcome,
+            invocation.request_id,
+            detail,
+            caller.session,
+            caller.gateway,
+            round(monotonic() - arrived, 6) if arrived else None,
+            caller.verified_host,
+            _sorted(caller.roles),
+            caller.method,
+            invocation.action,
+            data if fits else b"",
+            0 if fits else len(data),
         )
 
     @classmethod
@@ -186,6 +196,11 @@ class LogRecorder:
             del fields["payload"]
             text = " ".join(f"{name}={_text(value)}" for name, value in fields.items() if value)
             logger.info("%s %s", event, _printable(text))
+
+
+@lru_cache(1024)
+def _sorted(roles: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(roles))
 
 
 def _text(value: object) -> object:
