@@ -6,12 +6,11 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import headgate
-from conftest import Records, Rig
 from headgate.errors import (
     CancellationException,
     HandlerError,
@@ -25,12 +24,15 @@ from headgate.security.audit.journal import Places
 from headgate.security.audit.verify import verify
 from headgate.security.policy import Action
 
+if TYPE_CHECKING:
+    from conftest import Records, Rig
+
 BAD = "def handleMessage(payload): raise ValueError('no')"
 
 
-def rows(hub: headgate.Gateway, *events: str) -> list[dict[str, Any]]:
+def rows(rig: Rig, hub: headgate.Gateway, *events: str) -> list[dict[str, Any]]:
     """The rows that a gateway has on its disk, those of these events."""
-    Rig.until(lambda: not hub._audit.waiting)  # type: ignore[union-attr]
+    rig.until(lambda: not hub._audit.waiting)  # type: ignore[union-attr]
     files = sorted(Places(hub.data).segments.iterdir())
     found = [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
     return [row for row in found if not events or row["event"] in events]
@@ -55,7 +57,7 @@ class TestWhatIsRecorded:
         client.close()
         rig.until(lambda: hub.stats()["sessions"] == 0)
         hub.stop()
-        found = [row for row in rows(hub) if row["event"] != "checkpoint"]
+        found = [row for row in rows(rig, hub) if row["event"] != "checkpoint"]
         assert [row["event"] for row in found] == [
             "started",
             "login",
@@ -91,8 +93,8 @@ class TestWhatIsRecorded:
         assert isinstance(refused.getError(), PermissionDenied)
         hub.globals["go"].set()
         rig.settle(hub)
-        found = {row["request_id"]: row for row in rows(hub, "failed", "refused")}
-        assert len(found) == len(rows(hub, "failed", "refused")) == 3
+        found = {row["request_id"]: row for row in rows(rig, hub, "failed", "refused")}
+        assert len(found) == len(rows(rig, hub, "failed", "refused")) == 3
         assert found[late.request_id]["outcome"] == "timeout"
         assert found[late.request_id]["duration"] >= 0.09
         assert found[cancelled.request_id]["outcome"] == "cancelled"
@@ -114,7 +116,7 @@ class TestWhatIsRecorded:
         scope = hub.scope("ACME")
         for project, handler in (("ACME", "echo"), ("ACME", "bad"), ("secret", "x")):
             scope.request(project, handler).block()
-        assert [row["event"] for row in rows(hub, "answered", "failed", "refused")] == events
+        assert [row["event"] for row in rows(rig, hub, "answered", "failed", "refused")] == events
 
     @pytest.mark.parametrize("payloads", [True, False])
     def test_payloads(self, rig: Rig, payloads: bool) -> None:
@@ -123,20 +125,20 @@ class TestWhatIsRecorded:
         scope = hub.scope("")
         scope.request("ACME", "bad", {"level": 5, "token": "hunter2"}).block()
         scope.request("ACME", "bad", {"text": "x" * 100_000}).block()
-        small, large = rows(hub, "failed")
+        small, large = rows(rig, hub, "failed")
         if payloads:
             assert small["payload"] == {"level": 5, "token": "(left out)"}
             assert large["payload_bytes"] > 100_000
         assert ("payload" in small) == payloads
         assert "payload" not in large
-        assert "hunter2" not in json.dumps(rows(hub))
+        assert "hunter2" not in json.dumps(rows(rig, hub))
 
     def test_messages(self, rig: Rig) -> None:
         """A message is told from a request."""
         hub = rig.gateway({"ACME/bad": BAD})
         hub.scope("").message("ACME", "bad").get()
         rig.settle(hub)
-        (row,) = rows(hub, "failed")
+        (row,) = rows(rig, hub, "failed")
         assert row["action"] == "message"
 
     def test_administration(self, rig: Rig) -> None:
@@ -145,12 +147,12 @@ class TestWhatIsRecorded:
         client = rig.client(hub)
         client.request("@gateway", "reload", {"everything": True, "password": "hunter2"}).get()
         client.request("@gateway", "stack", {"id": "nothing"}).block()
-        done, failed = rows(hub, "administered")
+        done, failed = rows(rig, hub, "administered")
         assert (done["target"], done["outcome"]) == ("@gateway/reload", "ok")
         assert json.loads(done["detail"]) == {"everything": True, "password": "(left out)"}
         assert done["user"]
         assert (failed["target"], failed["outcome"]) == ("@gateway/stack", "handler_not_found")
-        assert rows(hub, "answered") == []
+        assert rows(rig, hub, "answered") == []
 
     def test_a_recorder_of_its_own(self, rig: Rig, records: Records) -> None:
         """A program's recorder takes the place of the log: nothing is written."""
@@ -163,7 +165,7 @@ class TestWhatIsRecorded:
         hub.stop()
         hub.start()
         hub.stop()
-        assert [row["event"] for row in rows(hub, "started", "stopped")] == [
+        assert [row["event"] for row in rows(rig, hub, "started", "stopped")] == [
             "started",
             "stopped",
         ] * 2
@@ -186,7 +188,7 @@ class TestStrict:
         for caller in (rig.client(hub), hub.scope("")):
             handles = [caller.request("ACME", "look", folder) for _ in range(20)]
             assert [handle.get() for handle in handles] == [True] * 20
-        assert len(rows(hub, "begun")) == 40
+        assert len(rows(rig, hub, "begun")) == 40
 
     def test_a_cancelled_one_never_begins(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
         """While its row is written, a request can be cancelled or be too late."""
@@ -215,7 +217,7 @@ class TestStrict:
         scope.request("secret", "x").block()
         scope.request("ACME", "nobody").block()
         scope.request("ACME", "bad").block()
-        assert [row["target"] for row in rows(hub, "begun")] == ["ACME/bad"]
+        assert [row["target"] for row in rows(rig, hub, "begun")] == ["ACME/bad"]
 
     def test_messages_and_nested_requests(self, rig: Rig) -> None:
         """They are held, too, and go on."""
@@ -231,7 +233,7 @@ class TestStrict:
         hub = rig.gateway(scripts, audit=AuditSettings(strict=True))
         assert rig.client(hub).request("ACME", "outer").get() == {"n": 2}
         assert hub.globals["running"].get(timeout=10) == {"n": 1}
-        assert len(rows(hub, "begun")) == 3
+        assert len(rows(rig, hub, "begun")) == 3
 
 
 @pytest.fixture
@@ -286,5 +288,5 @@ class TestFullDisk:
         rig.until(lambda: hub._audit.failing)  # type: ignore[union-attr]
         full.clear()
         rig.until(lambda: not hub._audit.failing)  # type: ignore[union-attr]
-        assert len(rows(hub, "failed")) == 3
+        assert len(rows(rig, hub, "failed")) == 3
         assert verify(hub.data).problems == []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,11 @@ def check(data: Path) -> Report:
     report = verify(data)
     assert report.problems == []
     return report
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds; for what nobody announces."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "It did not come to pass"
+        time.sleep(0.002)

@@ -9,18 +9,20 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from audit_logs import failed, lines, make_log, rows, write_lines
 from typer.testing import CliRunner, Result
 
-from conftest import Rig
 from headgate.cli.app import app
 from headgate.errors import ConfigurationError
 from headgate.security.audit import AuditLog, Record
 from headgate.security.audit.journal import Places
 from headgate.security.audit.reading import point_in_time
+
+if TYPE_CHECKING:
+    from conftest import Rig
 
 NOW = datetime(2030, 1, 31, 12, 0, tzinfo=UTC)
 

@@ -15,19 +15,16 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from audit_logs import check, failed, found, make_log, rows
+from audit_logs import check, failed, found, make_log, rows, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import Rig
 from headgate.errors import ConfigurationError, Overloaded
 from headgate.security.audit import AuditLog, AuditSettings, Record, log
 from headgate.security.audit.chain import make_row, parse_line
 from headgate.security.audit.journal import Places
-from headgate.security.audit.verify import verify
+from headgate.security.audit.verify import read_head, verify
 from headgate.wire.codec import encode
-
-until = Rig.until
 
 
 class Disk:
@@ -149,6 +146,26 @@ class TestRows:
             mine = [int(row["detail"]) for row in written if row.get("user") == str(thread)]
             assert mine == list(range(500))
         check(tmp_path)
+
+    def test_the_head_follows(self, tmp_path: Path) -> None:
+        """The head knows each row a moment later, while the log is open."""
+        with AuditLog(tmp_path) as log:
+            for number in (1, 2):
+                log.record(failed(number))
+                until(lambda number=number: read_head(tmp_path)[1].sequence == number)
+                assert verify(tmp_path).signed == number
+
+    def test_a_checkpoint_after_some_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """New rows are signed in the log itself after a while, and then there is rest."""
+        monkeypatch.setattr(log, "CHECKPOINT_SECONDS", 0.05)
+        with AuditLog(tmp_path) as audit:
+            audit.record(failed(1))
+            for number in (1, 2):
+                until(lambda number=number: read_head(tmp_path)[1].sequence == 2 * number)
+                audit.record(failed(2))
+        assert [row["event"] for row in rows(Places(tmp_path))] == ["failed", "checkpoint"] * 3
 
     def test_checkpoints(self, tmp_path: Path) -> None:
         """A signed row comes after so many rows, and at the end."""
@@ -376,7 +393,7 @@ class TestFullDisk:
                 while audit.failing and time.monotonic() < end:
                     time.sleep(0.005)
                 assert audit.refusal() is None and not audit.lost
-            from headgate.security.audit.verify import verify
+            from headgate.security.audit.verify import read_head, verify
             assert verify(data).problems == [], verify(data).problems
             text = b"".join(f.read_bytes() for f in (data / "audit").iterdir())
             assert text.count(b'"event":"failed"') == sent, (text.count(b"failed"), sent)

@@ -93,6 +93,18 @@ class TestBytes:
         assert problems
         assert problems[0].startswith(("audit/00000001.jsonl:2", "audit/00000001.jsonl:3"))
 
+    @pytest.mark.parametrize("name", ["hash", "signature", "key"])
+    def test_digits_of_another_kind(self, data: Path, name: str) -> None:
+        """A hex digit that becomes a capital means the same, and is found all the same."""
+        for file in (segment(data), Places(data).head):
+            before = file.read_bytes()
+            last = before.splitlines()[-1]
+            start = last.index(f'"{name}":"'.encode()) + len(name) + 4
+            value = last[start : last.index(b'"', start)]
+            file.write_bytes(before.replace(value, value.upper()))
+            assert found(data), file
+            file.write_bytes(before)
+
     def test_only_the_changed_row_is_named(self, data: Path) -> None:
         """The rows after it still hang together, so nothing is said of them."""
         for old, new in ((b"anna", b"otto"), (b'"hash":"', b'"hash":"')):
