@@ -78,6 +78,7 @@ class AuditLog:
         self._data = Path(data)
         self._queue: deque[tuple[int, Record, Done | None]] = deque()
         self._pending: list[tuple[int, Record, Done | None]] = []
+        self._backlog = 0
         self._lock = threading.Lock()
         self._lost_since = 0
         self._awake = False
@@ -145,7 +146,7 @@ class AuditLog:
     def record(self, record: Record) -> None:
         """Keep a record; it is on the disk a moment later."""
         queue = self._queue
-        if len(queue) >= MAX_WAITING:
+        if len(queue) + self._backlog >= MAX_WAITING:
             self._lose(1)
             return
         queue.append((time_ns(), record, None))
@@ -161,7 +162,7 @@ class AuditLog:
             record: What happens.
             done: Called once on the writing thread: True when it is there, False if that fails.
         """
-        if len(self._queue) >= MAX_WAITING or self.failing:
+        if self.failing or len(self._queue) >= MAX_WAITING:
             self.record(record)
             done(False)
             return
@@ -212,8 +213,7 @@ class AuditLog:
         while not self._closing:
             self._wait()
             self._turn()
-        for _ in range(2):  # one for what waits since writing failed, one for the queue behind it
-            self._turn()
+        self._turn()
         self._end()
 
     def _wait(self) -> None:
@@ -239,15 +239,17 @@ class AuditLog:
             if not isinstance(error, OSError):
                 logger.exception("The audit log failed")
             self._retry_due = monotonic() + RETRY_SECONDS
+            self._backlog = len(self._pending)
             self._fails(error)
             self._tell(written=False)
         else:
             self._works()
 
     def _take(self) -> None:
-        queue, pending = self._queue, self._pending
-        for _ in range(min(len(queue), MAX_WAITING - len(pending))):
-            pending.append(queue.popleft())
+        queue = self._queue
+        self._pending += [queue.popleft() for _ in range(len(queue))]
+        if self.failing:
+            self._backlog = len(self._pending)
 
     def _write(self) -> None:
         journal = self._journal
@@ -258,6 +260,7 @@ class AuditLog:
             journal.write([each[:2] for each in self._pending], self.settings.redact)
             self._tell(written=True)
             self._pending.clear()
+            self._backlog = 0
             now = monotonic()
             self._head_due = min(self._head_due, now + HEAD_SECONDS)
             self._checkpoint_due = min(self._checkpoint_due, now + CHECKPOINT_SECONDS)
