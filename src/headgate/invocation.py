@@ -205,6 +205,12 @@ class Invocation(msgspec.Struct, eq=False):
     home: Any = None
     """The gateway that it is open on."""
 
+    arrived: float = 0.0
+    """When the gateway got it, on the monotonic clock."""
+
+    action: str = "request"
+    """What the caller wants to do, as in `headgate.security.policy.Action`."""
+
     place: Withdrawable | None = None
     """Where it waits or runs, for taking it back."""
 

@@ -9,11 +9,13 @@ The command line: ``headgate --help``.
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `config`    show, check, schema: settings
+- `audit`     what a gateway has recorded
 - `projects`  init and check: projects without a gateway
 - `cert`      the certificates of a gateway
 - `users`     users, their tokens and certificates
 - `permission` the rules of who may what
-- `access`    check --user: which rule decides
+- `allowed`   check --user: which rule decides
+- `access`    the options of commands that call a gateway
 - `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen
 

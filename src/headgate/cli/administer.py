@@ -21,7 +21,9 @@ from headgate.errors import (
 )
 
 if TYPE_CHECKING:
+    from headgate.gateway.config import Settings
     from headgate.invocation import Caller
+    from headgate.security.audit import Recorder
     from headgate.store import Store
 
 __all__ = ["Place", "administer"]
@@ -122,26 +124,32 @@ def _ask(access: Access, action: str, payload: dict[str, Any]) -> Any:
 
 def _do(place: Place, folder: Path, action: str, payload: dict[str, Any]) -> Any:
     with server_parts():
+        from headgate.security.audit import AuditLog, LogRecorder, Recorders
         from headgate.security.identity import owner
         from headgate.store import Store
+    settings = load(place.config).settings
     by = owner(host=platform.node(), session="")
-    with Store(folder) as store:
+    with Store(folder) as store, AuditLog(folder, settings.audit) as log:
+        recorder = Recorders((LogRecorder(), log))
         if action.startswith("permission_"):
-            return _do_to_rules(store, place, action, payload, by)
-        return _do_to_identities(store, action, payload, by)
+            return _do_to_rules(store, recorder, settings, action, payload, by)
+        return _do_to_identities(store, recorder, action, payload, by)
 
 
 def _do_to_rules(
-    store: Store, place: Place, action: str, payload: dict[str, Any], by: Caller
+    store: Store,
+    recorder: Recorder,
+    settings: Settings,
+    action: str,
+    payload: dict[str, Any],
+    by: Caller,
 ) -> Any:
-    from headgate.security.audit import LogRecorder
     from headgate.security.policy import RulePolicy
     from headgate.security.rules import Rules, operations
 
     policy = RulePolicy()
-    settings = load(place.config).settings
     policy.configure(settings.permission, settings.zones)
-    rules = Rules(store, policy, LogRecorder())
+    rules = Rules(store, policy, recorder)
     if action == "permission_list":
         # The others work with a rule whose zone is gone, too: one of them is the cure.
         rules.load()
@@ -152,14 +160,14 @@ def _do_to_rules(
     return asyncio.run(act())
 
 
-def _do_to_identities(store: Store, action: str, payload: dict[str, Any], by: Caller) -> Any:
+def _do_to_identities(
+    store: Store, recorder: Recorder, action: str, payload: dict[str, Any], by: Caller
+) -> Any:
     from headgate.security.administration import Administration
-    from headgate.security.audit import LogRecorder
     from headgate.security.identities import Identities
 
     async def act() -> Any:
-        administration = Administration(identities, LogRecorder())
-        return await administration.administer(action, payload, by)
+        return await Administration(identities, recorder).administer(action, payload, by)
 
     identities = Identities(store)
     try:

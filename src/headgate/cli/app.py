@@ -9,7 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT
-from headgate.cli import cert, permission, users
+from headgate.cli import audit, cert, permission, users
 from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
@@ -43,6 +43,8 @@ for _group in (users.user, users.token, users.certificate, permission.permission
 
 settings = typer.Typer(no_args_is_help=True)
 app.add_typer(settings, name="config", help="Settings: show and check them, and what there is.")
+
+app.add_typer(audit.app, name="audit")
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]

@@ -31,8 +31,11 @@ from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Finished, Gate
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
-from headgate.security.audit import Record, Recorder
+from headgate.security.audit import AuditLog, Record, Recorder
+from headgate.security.audit.redaction import described
+from headgate.security.identity import OWNER_ROLE
 from headgate.security.policy import Action, Policy
+from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
 
 __all__ = ["GATEWAY_PROJECT", "Dispatch"]
@@ -55,8 +58,9 @@ class Dispatch:
         policy: May this caller do this?
         requests: The open requests.
         network: The way to other gateways.
-        recorder: Is told of refusals.
+        recorder: Is told of administration.
         builtins: The gateway's own handlers by name.
+        audit: The log that may have to hold a request first; None where there is none.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Dispatch:
         network: Network,
         recorder: Recorder,
         builtins: Mapping[str, Builtin],
+        audit: AuditLog | None = None,
     ) -> None:
         self._gateway = gateway
         self._hosted = hosted
@@ -78,6 +83,9 @@ class Dispatch:
         self._recorder = recorder
         self._builtins = builtins
         self._answering: set[asyncio.Future[None]] = set()
+        self._audit = audit
+        self._committed = Mailbox(asyncio.get_running_loop(), self._resume)
+        self._resumed: Invocation | None = None
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -92,6 +100,8 @@ class Dispatch:
         self._requests.add(invocation)
         try:
             endpoint = self._endpoint(invocation, action)
+            if self._audit is not None and self._audit.guards:
+                endpoint = self._guarded(invocation, action, endpoint, self._audit)
             if type(endpoint) is Gate and endpoint.timeout is not None:
                 self._requests.shorten(invocation, monotonic() + endpoint.timeout)
             endpoint(invocation)
@@ -106,6 +116,44 @@ class Dispatch:
             refusal.started = False
         self._requests.end(invocation, Failure(refusal))
         return refusal
+
+    def _guarded(
+        self, invocation: Invocation, action: Action, endpoint: Endpoint, audit: AuditLog
+    ) -> Endpoint:
+        """Return what holds an invocation until its record is on the disk, if it must be."""
+        caller = invocation.caller
+        local_owner = OWNER_ROLE in caller.roles and not caller.gateway
+        refusal = audit.refusal()
+        if refusal is not None and not (local_owner and invocation.project == GATEWAY_PROJECT):
+            raise refusal
+        if not audit.settings.strict or self._resumed is invocation:
+            return endpoint
+        return lambda i: self._hold(i, action, audit)
+
+    def _hold(self, invocation: Invocation, action: Action, audit: AuditLog) -> None:
+        """Have an invocation recorded; it goes on in `_resume`."""
+        invocation.place = HELD
+        payload = audit.settings.payloads
+        record = Record.of("begun", invocation, outcome="", payload=payload)
+        audit.commit(record, lambda _: self._committed.post((invocation, action)))
+
+    def _resume(self, held: tuple[Invocation, Action]) -> None:
+        """
+        Go on with an invocation whose record is on the disk, or cannot be.
+
+        Whether it may be asked is decided again: much may have changed since then. If nothing can
+        be written, the settings decide in `_guarded`.
+        """
+        invocation, action = held
+        if invocation.outcome is not None:
+            return
+        invocation.place, self._resumed = None, invocation
+        try:
+            refusal = self._begin(invocation, action)
+        finally:
+            self._resumed = None
+        if refusal is None and invocation.ancestors:
+            self.break_deadlocks(invocation)
 
     def nested(self, invocation: Invocation) -> None:
         """Have an invocation answered that a handler of this process asked for."""
@@ -140,11 +188,8 @@ class Dispatch:
         if project == GATEWAY_PROJECT:
             builtin = self._builtins.get(handler)
             action = "see" if builtin is None else builtin.action
-        try:
-            self._policy.authorise(invocation.caller, action, project, handler)
-        except PermissionDenied as error:
-            self._recorder.record(Record.of("refused", invocation, error))
-            raise
+            invocation.action = action
+        self._policy.authorise(invocation.caller, action, project, handler)
         if len(invocation.ancestors) >= MAX_CHAIN:
             raise _too_long(invocation)
         if invocation.remote_server or invocation.host_name:
@@ -166,17 +211,13 @@ class Dispatch:
     def _narrow(self, invocation: Invocation, gate: Gate) -> None:
         """Let the handler's own settings refuse; they come after the rules, and allow nothing."""
         settings = gate.handler.settings
-        try:
-            self._policy.narrow(
-                invocation.caller,
-                invocation.project,
-                invocation.handler,
-                roles=settings.roles,
-                zones=settings.zones,
-            )
-        except PermissionDenied as error:
-            self._recorder.record(Record.of("refused", invocation, error))
-            raise
+        self._policy.narrow(
+            invocation.caller,
+            invocation.project,
+            invocation.handler,
+            roles=settings.roles,
+            zones=settings.zones,
+        )
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
         target = invocation.remote_server
@@ -200,15 +241,12 @@ class Dispatch:
         return lambda i: self._answer(i, builtin)
 
     def _answer(self, invocation: Invocation, builtin: Builtin) -> None:
-        caller = invocation.caller
-        if builtin.action == "administer" and not builtin.for_caller:
-            self._recorder.record(
-                Record("administered", caller.user, caller.host, target=invocation.target)
-            )
         if len(invocation.payload) > MAX_ASKED:
             raise PayloadError(f"The gateway's own handlers take {MAX_ASKED} bytes at most")
-        payload = decode(invocation.payload)
+        payload, caller = decode(invocation.payload), invocation.caller
         value = builtin.answer(payload, caller) if builtin.for_caller else builtin.answer(payload)
+        if builtin.action == "administer" and not builtin.for_caller:
+            value = self._administered(invocation, payload, value)
         if not isinstance(value, Awaitable):
             self._requests.end(invocation, Encoded(encode(value, root="result")))
             return
@@ -216,6 +254,14 @@ class Dispatch:
         # The event loop itself does not hold on to its tasks.
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
+
+    async def _administered(self, invocation: Invocation, payload: Any, value: Any) -> Any:
+        """Wait for what an administrator asked for, and record that it is done."""
+        if isinstance(value, Awaitable):
+            value = await value
+        detail = described(payload)
+        self._recorder.record(Record.of("administered", invocation, outcome="ok", detail=detail))
+        return value
 
     async def _answer_later(self, invocation: Invocation, value: Awaitable[Any]) -> None:
         outcome: Outcome
@@ -242,6 +288,7 @@ class Dispatch:
         """
         # A message is no child of the handler that sends it: it is over before the handler goes on.
         invocation.parent = None
+        invocation.action = "message"
         self._requests.add(invocation)
         try:
             report = [self._to_gateway(invocation)] if "G" in scope else []
@@ -262,6 +309,7 @@ class Dispatch:
             message.sequence,
             message.ancestors,
             wants_result=False,
+            action="message",
         )
         refusal = self._begin(copy, "message")
         if refusal is not None and type(refusal) not in _SEND_STATUS:
@@ -316,6 +364,17 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
+
+
+class _Held:
+    """Where an invocation is while its record is written."""
+
+    def withdraw(self, invocation: Invocation) -> str:
+        """Let it end: nothing has begun."""
+        return Fate.NOT_STARTED
+
+
+HELD = _Held()
 
 _SEND_STATUS: dict[type[RequestError], str] = {
     ProjectNotFound: "NO_HANDLER",

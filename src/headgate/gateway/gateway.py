@@ -51,7 +51,7 @@ from headgate.outcome import Failure, Outcome
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.administration import Administration
-from headgate.security.audit import LogRecorder, Record, Recorder
+from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
 from headgate.security.identities import Identities, Login
 from headgate.security.identity import OWNER_ROLE, gateway_itself
 from headgate.security.policy import Policy, RulePolicy
@@ -99,7 +99,8 @@ class Gateway:
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: rules, of which there are only the built-in ones
             and those that were added to the database.
-        recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
+        recorder: Is told of logins, refusals and failures. Default: the audit
+            log in the data folder, and the log ``headgate.audit``.
         reload: Whether edits of the projects' files, and of the one with the settings, take effect
             by themselves; ``"poll"`` to look for them where the system does not tell.
             ``headgate run`` does that, a program has `reload()`. Default: no, if there is no
@@ -160,7 +161,8 @@ class Gateway:
         )
         self._network = network or NoNetwork()
         self._policy = policy or RulePolicy()
-        self._recorder = recorder or LogRecorder()
+        self._audit = AuditLog(self._data, settings.audit) if recorder is None else None
+        self._recorder = recorder or Recorders(filter(None, (LogRecorder(), self._audit)))
         self._store = Store(self._data)
         self._rules: Rules | None = None
         if isinstance(self._policy, RulePolicy):
@@ -314,7 +316,10 @@ class Gateway:
         self.limiter.excess.start(loop.call_later)
         running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
-            recorder=self._recorder, later=loop.call_later, on_work=running.watchdog.wake
+            recorder=self._recorder,
+            audit=self.settings.audit,
+            later=loop.call_later,
+            on_work=running.watchdog.wake,
         )
         hosting = self._hosting = Hosting(
             self._folders,
@@ -332,6 +337,7 @@ class Gateway:
             network=self._network,
             recorder=self._recorder,
             builtins=builtins(self, hosting, running, self._operations(identities)),
+            audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
@@ -400,6 +406,8 @@ class Gateway:
         self.token = read_or_make_token(self._data)
         if self._identities is not None:
             self._identities.load()
+        if self._audit is not None:
+            self._audit.open()
 
     def _operations(self, identities: Identities) -> dict[str, Operation]:
         """Return what administers this gateway, by name."""
@@ -421,6 +429,8 @@ class Gateway:
             end()
         if self._identities is not None:
             self._identities.close()
+        if self._audit is not None:
+            self._audit.close()
         self._store.close()
 
     def _make_runtime(self, project: str) -> ThreadRuntime:
@@ -597,6 +607,9 @@ class Gateway:
             self._policy.configure(settings.permission, settings.zones, file=self._rules_file())
         self.limiter.apply(settings.limits)
         self._port.apply(settings.http)
+        self._requests.follow(settings.audit)
+        if self._audit is not None:
+            self._audit.configure(settings.audit)
         if self._on_settings is not None:
             self._on_settings(settings)
 
@@ -693,14 +706,7 @@ class Gateway:
         self._sessions.add(session)
         self._sessions.watch(session, identities, self._login_ended)
         self._recorder.record(
-            Record(
-                event="login",
-                user=caller.user,
-                host=caller.host,
-                address=caller.address,
-                session=caller.session,
-                detail=f"{credentials.method} from {channel.peer}",
-            )
+            Record.by(caller, "login", outcome="ok", detail=f"from {channel.peer}")
         )
         return message, state
 
@@ -709,16 +715,8 @@ class Gateway:
         self._sessions.review(self._identities, self._login_ended)
 
     def _login_ended(self, session: ClientSession, reason: str) -> None:
-        caller = session.caller
         self._recorder.record(
-            Record(
-                event="refused",
-                user=caller.user,
-                host=caller.host,
-                address=caller.address,
-                session=session.id,
-                detail=f"the session ends: {reason}",
-            )
+            Record.by(session.caller, "refused", detail=f"the session ends: {reason}")
         )
 
     def refused(self, peer: Peer, reason: str) -> None:
@@ -745,11 +743,7 @@ class Gateway:
         self._sessions.remove(session)
         self.limiter.leave(session.admission)
         session.lost(channel, reason)
-        self._recorder.record(
-            Record(
-                event="logout", user=session.caller.user, host=session.caller.host, detail=reason
-            )
-        )
+        self._recorder.record(Record.by(session.caller, "logout", detail=reason))
 
 
 def _configured(

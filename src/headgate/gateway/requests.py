@@ -10,7 +10,7 @@ from headgate.deadlines import Deadlines
 from headgate.errors import CancellationException, RequestError, RequestTimeout
 from headgate.invocation import Fate, Invocation, Withdrawable
 from headgate.outcome import Failure, Outcome
-from headgate.security.audit import Record, Recorder
+from headgate.security.audit import AuditSettings, Record, Recorder
 
 __all__ = ["Requests"]
 
@@ -32,7 +32,8 @@ class Requests:
     they are cancelled.
 
     Args:
-        recorder: Is told of requests that did not succeed.
+        recorder: Is told how requests ended, as far as the settings say.
+        audit: Those settings.
         later: Runs a function on the event loop after a number of seconds.
         on_work: Called every now and then while anything is open.
     """
@@ -41,6 +42,7 @@ class Requests:
         self,
         *,
         recorder: Recorder,
+        audit: AuditSettings,
         later: Callable[[float, Callable[[], None]], object],
         on_work: Callable[[], None],
     ) -> None:
@@ -50,6 +52,12 @@ class Requests:
         self._later = later
         self._on_work = on_work
         self._ticking = False
+        self.follow(audit)
+
+    def follow(self, audit: AuditSettings) -> None:
+        """Record as other settings say, from now on."""
+        self._audit = audit
+        self._records_answers = audit.requests == "all"
 
     def __len__(self) -> int:
         return len(self._open)
@@ -69,6 +77,8 @@ class Requests:
     def add(self, invocation: Invocation) -> None:
         """Keep an invocation until it ends."""
         self._open[invocation] = invocation
+        if not invocation.arrived:
+            invocation.arrived = monotonic()
         deadlines = self._deadlines
         if invocation.deadline < deadlines.next:
             deadlines.next = invocation.deadline
@@ -99,7 +109,9 @@ class Requests:
         if invocation.children:
             self._leave_children(invocation, outcome)
         if type(outcome) is Failure:
-            self._record(Record.of("failed", invocation, outcome.error))
+            self._record_failure(invocation, outcome.error)
+        elif self._records_answers:
+            self._record_answer(invocation)
 
     def stop(self, invocation: Invocation, error: RequestError) -> None:
         """End an invocation with an error, and its handler as far as that goes."""
@@ -150,12 +162,24 @@ class Requests:
                 invocation.announced = True
                 invocation.asker.started(invocation)
 
+    def _record_failure(self, invocation: Invocation, error: RequestError) -> None:
+        audit = self._audit
+        record = Record.failed(invocation, error, payload=audit.payloads)
+        if audit.requests != "none" or record.event != "failed":
+            self._record(record)
+
+    def _record_answer(self, invocation: Invocation) -> None:
+        # What was administered is recorded with what was changed.
+        if invocation.action != "administer":
+            payload = self._audit.payloads
+            self._record(Record.of("answered", invocation, outcome="ok", payload=payload))
+
     def _record(self, record: Record) -> None:
         try:
             self._recorder.record(record)
         except Exception:
             # Requests end whether or not their ends can be written down.
-            logger.exception("A record was lost: %s", record)
+            logger.exception("A record was lost: %s of %s", record.event, record.target)
 
     def _leave_children(self, invocation: Invocation, outcome: Outcome) -> None:
         children, invocation.children = invocation.children or {}, None

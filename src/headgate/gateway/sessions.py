@@ -98,6 +98,7 @@ class ClientSession:
                     frame.id,
                     frame.ancestors,
                 )
+                invocation.arrived = now
                 if frame.extensions and not self._is_routed(invocation, frame):
                     continue
                 serving[frame.id] = invocation

@@ -180,32 +180,14 @@ class Administration:
         if action not in self._actions:
             raise HandlerNotFound(f"There is no action {action!r}", started=False)
         kind, act = self._actions[action]
-        try:
-            async with self._one_at_a_time:
-                done = await act(_convert(payload, kind), by)
-        except PermissionDenied as error:
-            self._record("refused", action, by, outcome=error.code, detail=error.message)
-            raise
+        async with self._one_at_a_time:
+            done = await act(_convert(payload, kind), by)
         if done.told:
-            self._record("administered", action, by, detail=done.told)
-        return done.result
-
-    def _record(
-        self, event: str, action: str, by: Caller, *, outcome: str = "", detail: str
-    ) -> None:
-        self._recorder.record(
-            Record(
-                event=event,
-                user=by.user,
-                host=by.verified_host or (f'"{by.host}"' if by.host else ""),
-                address=by.address,
-                target=f"{GATEWAY_PROJECT}/{action}",
-                outcome=outcome,
-                detail=detail,
-                session=by.session,
-                gateways=by.gateway,
+            target = f"{GATEWAY_PROJECT}/{action}"
+            self._recorder.record(
+                Record.by(by, "administered", target=target, outcome="ok", detail=done.told)
             )
-        )
+        return done.result
 
     # --- users -----------------------------------------------------------------------------------
 

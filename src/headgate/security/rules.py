@@ -283,16 +283,9 @@ def _told(change: Change) -> dict[str, Any]:
 def _record(change: Change, by: Caller) -> Record:
     undone = f", undoing change {change.undoes}" if change.undoes else ""
     text = permission_text(change.permission)
-    return Record(
-        event="administered",
-        user=by.user,
-        host=by.host,
-        address=by.address,
-        target=_where(change.rule),
-        outcome=change.kind,
-        detail=f"change {change.number}{undone}: {text}",
-        session=by.session,
-        gateways=by.gateway,
+    detail = f"change {change.number}{undone}: {text}"
+    return Record.by(
+        by, "administered", target=_where(change.rule), outcome=change.kind, detail=detail
     )
 
 

@@ -1,0 +1,216 @@
+"""What is recorded: one thing that happened, who takes the records, and the settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from time import monotonic
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from headgate.errors import PermissionDenied, RequestError
+from headgate.invocation import Caller, Invocation
+
+__all__ = ["MAX_PAYLOAD", "AuditSettings", "LogRecorder", "Record", "Recorder", "Recorders"]
+
+logger = logging.getLogger("headgate.audit")
+
+MAX_PAYLOAD = 4 * 1024
+"""Bytes of an encoded payload above which a row holds its size alone."""
+
+MAX_DETAIL = 200
+"""Characters of an error's message that a record holds."""
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What is written down, and for how long."""
+
+    requests: Literal["all", "failed", "none"] = "failed"
+    """Which requests are recorded; logins, refusals and administration always are."""
+
+    payloads: bool = False
+    """Whether the records of requests hold their payloads."""
+
+    redact: tuple[str, ...] = (
+        *("*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*key*"),
+        *("*credential*", "authorization", "pin", "*_pin"),
+    )
+    """Patterns of keys in payloads whose values are left out, at any depth and without case."""
+
+    segment_bytes: int = 16 * 1024 * 1024
+    """Bytes after which a segment is closed and the next one begun."""
+
+    retain_days: float = 365.0
+    """Days after which a closed segment is removed, whole."""
+
+    on_full: Literal["refuse", "continue"] = "continue"
+    """What happens to requests while nothing can be written: refuse them, or go on unrecorded."""
+
+    strict: bool = False
+    """Whether a request's record is on the disk before its handler begins."""
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that happened."""
+
+    event: str
+    """
+    What: ``login``, ``logout``, ``refused``, ``administered``, ``failed``, ``answered``,
+    ``begun``, ``started`` or ``stopped``; the log's own rows are ``checkpoint``, ``removed``,
+    ``recovered``, ``damaged`` and ``lost``.
+    """
+
+    user: str = ""
+    host: str = ""
+    """The host name that the caller claims."""
+    address: str = ""
+    """The IP address that the caller connects from."""
+    target: str = ""
+    """Project and handler, as ``project/handler``."""
+    outcome: str = ""
+    """The error's code, or what else came of it."""
+    request_id: str = ""
+    detail: str = ""
+    session: str = ""
+    gateways: tuple[str, ...] = ()
+    """The gateways that the request came through."""
+    duration: float | None = None
+    """Seconds from its arrival to its end, for requests."""
+    verified_host: str = ""
+    """The host name that the gateway verified."""
+    roles: tuple[str, ...] = ()
+    """The user's roles at that time, sorted."""
+    method: str = ""
+    """How the caller logged in."""
+    action: str = ""
+    """What the caller wanted to do: ``request``, ``message``, ``see``, ``administer``, ``host``."""
+    payload: bytes = b""
+    """The encoded payload, where the settings want it."""
+    payload_bytes: int = 0
+    """Size of a payload that is too large to be recorded."""
+
+    @classmethod
+    def by(cls, caller: Caller, event: str, **fields: Any) -> Record:
+        """Return a record of something that a caller did or wanted; fields are the others."""
+        return cls(
+            event,
+            user=caller.user,
+            host=caller.host,
+            address=caller.address,
+            session=caller.session,
+            gateways=caller.gateway,
+            verified_host=caller.verified_host,
+            roles=_sorted(caller.roles),
+            method=caller.method,
+            **fields,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        event: str,
+        invocation: Invocation,
+        *,
+        outcome: str,
+        detail: str = "",
+        payload: bool = False,
+    ) -> Record:
+        """
+        Return a record of a request.
+
+        Args:
+            event: What happened to it.
+            invocation: The request.
+            outcome: What came of it.
+            detail: What else there is to say.
+            payload: Whether the record holds its payload, or how large that is.
+        """
+        caller, arrived = invocation.caller, invocation.arrived
+        data = invocation.payload if payload else b""
+        fits = len(data) <= MAX_PAYLOAD
+        # Written out by position: half as long as with names, and there may be one a request.
+        return cls(
+            event,
+            caller.user,
+            caller.host,
+            caller.address,
+            invocation.target,
+            outcome,
+            invocation.request_id,
+            detail,
+            caller.session,
+            caller.gateway,
+            round(monotonic() - arrived, 6) if arrived else None,
+            caller.verified_host,
+            _sorted(caller.roles),
+            caller.method,
+            invocation.action,
+            data if fits else b"",
+            0 if fits else len(data),
+        )
+
+    @classmethod
+    def failed(cls, invocation: Invocation, error: RequestError, *, payload: bool) -> Record:
+        """Return the record of a request that came to an error: refused, or failed."""
+        event = "refused" if type(error) is PermissionDenied else "failed"
+        if invocation.action == "administer" and event == "failed":
+            event = "administered"
+        detail = error.message[:MAX_DETAIL]
+        return cls.of(event, invocation, outcome=error.code, detail=detail, payload=payload)
+
+
+class Recorder(Protocol):
+    """Takes records; it must not block."""
+
+    def record(self, record: Record) -> None:
+        """Keep a record."""
+
+
+class Recorders:
+    """Gives each record to several recorders; one that fails keeps none of the others from it."""
+
+    def __init__(self, recorders: Iterable[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def record(self, record: Record) -> None:
+        """Give the record to each of them."""
+        for recorder in self._recorders:
+            try:
+                recorder.record(record)
+            except Exception:
+                logger.exception("%s lost a record: %s", type(recorder).__name__, record.event)
+
+
+class LogRecorder:
+    """Writes records to the log ``headgate.audit``, without payloads."""
+
+    def record(self, record: Record) -> None:
+        """Write the record's fields that are set, in one line whatever stands in them."""
+        if record.event != "answered" and logger.isEnabledFor(logging.INFO):
+            fields = msgspec.structs.asdict(record)
+            event = fields.pop("event")
+            del fields["payload"]
+            text = " ".join(f"{name}={_text(value)}" for name, value in fields.items() if value)
+            logger.info("%s %s", event, _printable(text))
+
+
+@lru_cache(1024)
+def _sorted(roles: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(roles))
+
+
+def _text(value: object) -> object:
+    return ",".join(value) if isinstance(value, tuple) else value
+
+
+def _printable(text: str) -> str:
+    """Escape what is no printable character: a name with a newline would forge a record."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
