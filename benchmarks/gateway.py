@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ __all__ = [
     "ASYNC",
     "NESTED",
     "SYNC",
+    "TLS",
     "connect",
     "raise_file_limit",
     "reported",
@@ -35,11 +37,21 @@ PROJECTS = ROOT / "benchmarks" / "projects"
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Served]:
-    """Run a gateway as its own process."""
+def serve(*, tls: bool = False) -> Iterator[Served]:
+    """
+    Run a gateway as its own process.
+
+    Args:
+        tls: Whether it has a certificate, and listens beyond loopback so that it is used.
+    """
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
-        command = [sys.executable, "-m", "headgate", "run", "--port", "0", "--log-level", "error"]
+        headgate_command = [sys.executable, "-m", "headgate"]
+        command = [*headgate_command, "run", "--port", "0", "--log-level", "error", "--json"]
         command += ["--projects", str(PROJECTS), "--name", "bench", "--data", data]
+        if tls:
+            made = [*headgate_command, "cert", "init", "--data", data]
+            subprocess.run(made, check=True, capture_output=True)
+            command += ["--host", "0.0.0.0", "--insecure"]
         raise_file_limit()
         with server_core():
             running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -53,7 +65,8 @@ def _url(process: subprocess.Popen[str]) -> str:
     line = process.stdout.readline()
     if not line:
         raise RuntimeError("the gateway did not start; it has told why above")
-    return line.split()[-1]
+    # The owner's own URL: where the port has TLS, its clients speak it.
+    return f"ws://127.0.0.1:{json.loads(line)['url'].rpartition(':')[2]}"
 
 
 @contextlib.asynccontextmanager
@@ -64,6 +77,7 @@ async def connect(url: str, *, handler: str) -> AsyncIterator[Call]:
 
 
 SYNC = Candidate(serve, partial(connect, handler="sync"))
+TLS = Candidate(partial(serve, tls=True), partial(connect, handler="sync"))
 ASYNC = Candidate(serve, partial(connect, handler="asynchronous"))
 NESTED = Candidate(serve, partial(connect, handler="nested"))
 

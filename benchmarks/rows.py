@@ -127,6 +127,22 @@ CORE_ROWS = [
         bar=at_least(0.6)
     ),
     Row(
+        "tls",
+        "with TLS: sync handler, 256 in flight",
+        PER_SECOND,
+        loaded(gateway.TLS, throughput),
+        loaded(SYNC, throughput),
+        "the same without",
+    ),
+    Row(
+        "tls-p50",
+        "with TLS: sync handler, one at a time, p50",
+        SECONDS,
+        loaded(gateway.TLS, p50),
+        loaded(SYNC, p50),
+        "the same without",
+    ),
+    Row(
         "noisy",
         "p99 beside a client with 4,096 in flight",
         SECONDS,
@@ -189,7 +205,7 @@ PEER_ROWS = [
 ROWS = {row.key: row for row in [*CORE_ROWS, *PEER_ROWS]}
 
 UNMEASURED = [
-    ("the rows above with a user who logged in, 50 rules, metrics and audit; with TLS", "as above"),
+    ("the rows above with a user who logged in, 50 rules, metrics and audit", "as above"),
     ("sync handler, 256 in flight, beside Crossbar", "≥ 50 × Crossbar"),
     ("client → gateway → gateway → handler, 256 in flight", "≥ 3 × nats-py; p50 ≤ 1.6 × nats-py"),
     ("10,000 idle sessions with TLS", "≤ 48 KB each"),

@@ -102,7 +102,7 @@ class Rig:
             for gateway in self._gateways:
                 gateway.globals["go"].set()
             # A gateway that was stopped in the middle of something takes no end of it any more.
-            running = [gateway for gateway in self._gateways if gateway._server is not None]
+            running = [gateway for gateway in self._gateways if gateway._serves]
             for owner in (*self._clients, *running):
                 self.settle(owner)
         finally:

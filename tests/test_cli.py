@@ -670,7 +670,7 @@ def test_run_on_a_taken_port(plant: Plant, project: Path) -> None:
         (["--projects", "empty"], "There is no project in"),
         (["--project", "P=nowhere"], "'P' is not in nowhere"),
         (["--project", "P"], "--project NAME=PATH"),
-        (["--projects", "projects", "--host", "0.0.0.0"], "loopback"),
+        (["--projects", "projects", "--host", "0.0.0.0"], "headgate cert init"),
     ],
 )
 def test_run_with_wrong_arguments(

@@ -36,7 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gateway": PURE | {"wire", "scope", "system", "threads", "channel"} | BELOW_GATEWAY,
     # L3: edges
     "client": PURE | {"wire", "exchange", "scope", "threads", "channel", "system"},
-    "cli": PURE | {"wire", "scope", "channel", "gateway", "client", "system", ROOT},
+    "cli": PURE
+    | {"wire", "scope", "channel", "security", "store", "gateway", "client", "system", ROOT},
     "__main__": {"cli"},
     ROOT: PURE | {"scope", "gateway", "client", "network", "system"},
 }

@@ -315,7 +315,10 @@ class Client(Scope):
         entered(self)
 
     async def _stop(self) -> None:
+        channel = self._channel
         self._shut()
+        if channel is not None:
+            await channel.over()
 
     def _shut(self) -> None:
         left(self)
@@ -520,7 +523,8 @@ def connect(
     full credentials again when that is over.
 
     Args:
-        url: The gateway's URL, with ``wss://`` for TLS.
+        url: The gateway's URL: ``wss://…`` for TLS. To a gateway of this user on this machine TLS
+            is spoken whenever it does.
         username: The user to log in as, with a password.
         password: The password; or a function that returns it, called on a thread of its own each
             time it is needed.
@@ -529,8 +533,8 @@ def connect(
             key too, or the paths of the two. Beside a password or a token the login is by that, and
             the certificate is for a gateway that asks for one.
         anonymous: Whether to log in as nobody, which a gateway must allow.
-        ca: The PEM file of the authority that the gateway's certificate must come from. Default:
-            those that the system trusts.
+        ca: The authorities that may vouch for the gateway's certificate: a PEM file, such as the
+            ``ca.pem`` of ``headgate cert init``. Default: those that this system trusts.
         project: The project that this program belongs to, for `system.util.getProjectName`.
         host_name: The host name to claim. Default: this machine's.
         kind: The kind of session.

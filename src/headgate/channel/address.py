@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
+
+if TYPE_CHECKING:
+    from headgate.channel.tls import ClientTls
 
 __all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Certificate", "FilePath", "url_of"]
 
@@ -21,21 +26,22 @@ DEFAULT_URL = f"ws://127.0.0.1:{DEFAULT_PORT}"
 """Where a gateway of this machine listens if nobody chose anything else."""
 
 
-def url_of(host: str, port: int) -> str:
-    """Return the URL of a gateway, such as ``ws://127.0.0.1:8188`` or ``ws://[::1]:8188``."""
+def url_of(host: str, port: int, *, secure: bool = False) -> str:
+    """Return the URL of a gateway, such as ``ws://127.0.0.1:8188`` or ``wss://[::1]:8188``."""
     from headgate.wire.handshake import address_of
 
-    return f"ws://{address_of((host, port))}"
+    return f"{'wss' if secure else 'ws'}://{address_of((host, port))}"
 
 
 class Address:
     """
-    Where a gateway listens.
+    Where a gateway listens, and by what it is recognised there.
 
     Args:
-        url: Such as ``ws://127.0.0.1:8188``.
-        ca: The file of the authority, PEM, that the gateway's certificate must come from.
-        certificate: The client certificate to show.
+        url: Such as ``ws://127.0.0.1:8188``, or ``wss://`` for TLS.
+        ca: The authorities that may vouch for the gateway's certificate, PEM. Default: those of
+            the system; for a gateway of this user on this machine, the gateway's own certificate.
+        certificate: The client's certificate with its key in one PEM file, or a pair of files.
 
     Raises:
         ConfigurationError: It is no such URL.
@@ -45,23 +51,44 @@ class Address:
         self, url: str, *, ca: FilePath | None = None, certificate: Certificate | None = None
     ) -> None:
         parts = urlsplit(url)
-        cure = f"Write for example {DEFAULT_URL}"
+        cure = f"Write for example {DEFAULT_URL}, or wss://HOST:{DEFAULT_PORT} for TLS"
         try:
             port = parts.port
         except ValueError as error:
             raise ConfigurationError(f"{url!r} has a bad port: {error}", cure=cure) from None
-        if parts.scheme != "ws" or not parts.hostname:
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ConfigurationError(f"{url!r} is not the URL of a gateway", cure=cure)
         self.host = parts.hostname
         self.port = port or DEFAULT_PORT
-        self.url = url_of(self.host, self.port)
-        self.ca = ca
-        self.certificate = certificate
+        self.secure = parts.scheme == "wss"
+        """Whether TLS is asked for; `tls` knows whether it is spoken."""
+        self.url = url_of(self.host, self.port, secure=self.secure)
+        self.ca = None if ca is None else Path(ca)
+        """The file of the authorities that were named, None for the default."""
+        pair = certificate if isinstance(certificate, tuple) else (certificate, None)
+        self._certificate, self._key = (None if file is None else Path(file) for file in pair)
+        if not self.secure and (ca is not None or certificate is not None):
+            raise ConfigurationError(
+                f"ca= and certificate= are for TLS, and {self.url} has none",
+                cure=f"Write {url_of(self.host, self.port, secure=True)}",
+            )
 
-    @property
-    def secure(self) -> bool:
-        """Whether the connection has TLS."""
-        return self.url.startswith("wss:")
+    def tls(self) -> ClientTls | None:
+        """
+        Return what TLS is spoken with, None if it is not; it may change while a client is open.
+
+        A gateway of this user on this machine is recognised by the certificate that it left for
+        that, and TLS is spoken to it whether or not the URL says so.
+        """
+        from headgate.channel.local import certificate_of_port, is_loopback
+        from headgate.channel.tls import ClientTls
+
+        pinned = None
+        if self.ca is None and is_loopback(self.host):
+            pinned = certificate_of_port(self.port)
+        if not self.secure and pinned is None:
+            return None
+        return ClientTls(ca=self.ca, certificate=self._certificate, key=self._key, pinned=pinned)
 
     def token(self) -> bytes:
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from collections.abc import Callable
 from time import monotonic
 
@@ -11,9 +12,10 @@ from websockets.client import ClientProtocol
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from headgate.channel.address import Address
+from headgate.channel.address import Address, url_of
 from headgate.channel.login import ClientLogin
-from headgate.channel.protocol import Channel, Closed, Events
+from headgate.channel.protocol import SHUTDOWN_SECONDS, Channel, Closed, Events
+from headgate.channel.tls import ClientTls, explain_failure, is_wrong_name
 from headgate.errors import (
     GatewayUnreachable,
     HeadgateError,
@@ -46,6 +48,8 @@ class ClientChannel(Channel):
         super().__init__(ClientProtocol(parse_uri(f"{url}/channel"), max_size=MAX_MESSAGE))
         self._login = login
         self._handshake: ClientHandshake | None = None
+        self._secure = False
+        self._upgraded = False
         self.opened: asyncio.Future[Session] = self.loop.create_future()
 
     @property
@@ -67,9 +71,9 @@ class ClientChannel(Channel):
         if peer is None:
             self._give_up(GatewayUnreachable("The connection broke as soon as it was made"))
             return
-        secure = transport.get_extra_info("ssl_object") is not None
+        self._secure = transport.get_extra_info("ssl_object") is not None
         try:
-            self._handshake = self._login(OVER_TLS if secure else address_of(peer))
+            self._handshake = self._login(OVER_TLS if self._secure else address_of(peer))
         except PermissionDenied as error:
             self._give_up(error)
             return
@@ -77,7 +81,15 @@ class ClientChannel(Channel):
         self._write()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._give_up(GatewayUnreachable(f"The connection closed during the login: {exc}"))
+        # A gateway refuses a client's certificate only after the handshake of TLS 1.3.
+        reason = (explain_failure(exc) if exc is not None else "") or str(exc)
+        if self._secure and not self._upgraded:
+            # Not every gateway says why in a TLS alert.
+            reason = (
+                f"{reason}. It may want a client certificate (certificate=), or not take this one: "
+                "its audit says which"
+            )
+        self._give_up(GatewayUnreachable(f"The connection closed during the login: {reason}"))
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -94,6 +106,7 @@ class ClientChannel(Channel):
             body = (head.body or b"").decode(errors="replace").strip()
             self._give_up(GatewayUnreachable(f"The gateway refused: {head.status_code} {body}"))
             return
+        self._upgraded = True
         assert self._handshake is not None
         self._core.send_binary(self._handshake.hello())
 
@@ -169,10 +182,9 @@ async def open_channel(
 
 async def _logged_in(channel: ClientChannel, address: Address) -> None:
     """Connect a channel and wait until its session is open; else the connection is cut."""
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
-            await loop.create_connection(lambda: channel, address.host, address.port)
+            await _dial(channel, address)
             await channel.opened
     except OSError as error:
         if isinstance(error, HeadgateError):
@@ -190,3 +202,51 @@ async def _logged_in(channel: ClientChannel, address: Address) -> None:
             # What comes of the login now is nobody's concern any more.
             channel.opened.cancel()
             channel.abort("the login failed")
+
+
+async def _dial(channel: ClientChannel, address: Address) -> None:
+    """
+    Make the connection, with TLS if the address has it.
+
+    Raises:
+        OSError: It did not come to a connection.
+        GatewayUnreachable: It did, and TLS failed.
+        ConfigurationError: A file for TLS cannot be read.
+    """
+    tls = address.tls()
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        await loop.create_connection(lambda: channel, address.host, address.port)
+        return
+    try:
+        await loop.create_connection(
+            lambda: channel,
+            address.host,
+            address.port,
+            ssl=tls.context(),
+            server_hostname=address.host,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS,
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )
+    except ssl.SSLError as error:
+        text = explain_failure(error, host=address.host, tls=tls)
+        if is_wrong_name(error):
+            text += await _names_shown(address, tls)
+        raise GatewayUnreachable(f"Not connected to {address.url}: {text}", started=False) from None
+
+
+async def _names_shown(address: Address, tls: ClientTls) -> str:
+    """Say which names a certificate has that was refused for its names alone."""
+    context = tls.context()
+    context.check_hostname = False
+    try:
+        _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    except OSError:
+        return ""
+    shown = writer.get_extra_info("peercert") or {}
+    writer.transport.abort()
+    names = [value for _, value in shown.get("subjectAltName", ())]
+    if not names:
+        return ""
+    one = url_of(names[0], address.port, secure=True)
+    return f", but for {', '.join(names)}. Write one of them, such as {one}"

@@ -4,6 +4,8 @@ Where the owner's local token is found.
 A gateway keeps the token in its data folder, in a file that only its owner can read, and leaves a
 pointer to that file under the number of its port. A client of the same user on the same machine
 follows the pointer. The token itself is never sent (see `headgate.wire.handshake`).
+
+Where the port speaks TLS the pointer leads to the certificate that it shows, too.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import platformdirs
 from headgate.errors import ConfigurationError
 
 __all__ = [
+    "certificate_of_port",
     "data_folder",
     "forget_port",
     "home_folder",
@@ -68,16 +71,25 @@ def read_or_make_token(data: Path) -> bytes:
     return _read_private(file)
 
 
-def publish_port(port: int, data: Path) -> None:
-    """Leave a pointer from a port to the token in a data folder."""
-    _write_private(_pointer(port), str((data / "local-token").resolve()))
+def publish_port(port: int, data: Path, *, certificate: Path | None = None) -> None:
+    """
+    Leave a pointer from a port to the token in a data folder.
+
+    Args:
+        port: The port's number.
+        data: The gateway's data folder.
+        certificate: The file with the certificate that the port shows, None if it has no TLS.
+    """
+    text = str((data / "local-token").resolve())
+    _write_private(_pointer(port), f"{text}{_AND}{certificate.resolve()}" if certificate else text)
 
 
 def forget_port(port: int, data: Path) -> None:
     """Remove the pointer, if it still leads to this data folder."""
     pointer = _pointer(port)
     try:
-        if pointer.read_text("utf-8") == str((data / "local-token").resolve()):
+        token, _ = _read_pointer(port)
+        if token == str((data / "local-token").resolve()):
             pointer.unlink()
     except FileNotFoundError:
         pass
@@ -86,10 +98,33 @@ def forget_port(port: int, data: Path) -> None:
 def token_of_port(port: int) -> bytes | None:
     """Return the token of this user's gateway on a port, None if there is none."""
     try:
-        file = _pointer(port).read_text("utf-8")
+        file, _ = _read_pointer(port)
         return _read_private(Path(file)) if file else None
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def certificate_of_port(port: int) -> Path | None:
+    """
+    Return the certificate that this user's gateway on a port shows, None if it has no TLS.
+
+    Where the pointer cannot be read there is none either: who needs the token is told why.
+    """
+    try:
+        _, certificate = _read_pointer(port)
+    except (OSError, ValueError):
+        return None
+    return Path(certificate) if certificate else None
+
+
+_AND = "\0"
+"""Between the two paths of a pointer: the only character that no path can hold."""
+
+
+def _read_pointer(port: int) -> tuple[str, str]:
+    """Return the places of token and certificate; a pointer of an earlier release has only one."""
+    token, _, certificate = _pointer(port).read_text("utf-8").partition(_AND)
+    return token, certificate
 
 
 def _pointer(port: int) -> Path:

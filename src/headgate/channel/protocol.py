@@ -22,7 +22,7 @@ from headgate.errors import RemoteProtocolError
 from headgate.wire.handshake import MAX_GREETING
 from headgate.wire.session import Event, Session, State
 
-__all__ = ["Channel", "Closed", "Events"]
+__all__ = ["SHUTDOWN_SECONDS", "Channel", "Closed", "Events"]
 
 logger = logging.getLogger("headgate.channel")
 
@@ -51,6 +51,9 @@ BATCH_FRAMES = 64
 
 STALLED_AFTER = 30.0
 """Seconds for which a peer may take no byte while data waits."""
+
+SHUTDOWN_SECONDS = 2.0
+"""Seconds for which the end of a TLS connection waits for the other side's."""
 
 Events = Callable[["Channel", list[Event]], None]
 """Gets what a channel's session received."""
@@ -207,6 +210,19 @@ class Channel(asyncio.Protocol, ABC):
         self._reason = self._reason or reason
         if self.transport is not None:
             self.transport.abort()
+
+    async def over(self) -> None:
+        """
+        Wait for the end of a TLS connection that was closed, which takes both sides a moment.
+
+        After `SHUTDOWN_SECONDS` it is cut. Without TLS there is nothing to wait for.
+        """
+        end = self.loop.time() + SHUTDOWN_SECONDS
+        while self.transport is not None and self.transport.get_extra_info("ssl_object"):
+            if self.loop.time() >= end or not self.transport.is_closing():
+                self.abort("this side ended")
+                return
+            await asyncio.sleep(0.001)
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -18,9 +17,8 @@ from websockets.server import ServerProtocol
 
 from headgate.channel.local import is_loopback
 from headgate.channel.protocol import Channel
+from headgate.channel.site import Site
 from headgate.errors import (
-    ConfigurationError,
-    HeadgateError,
     Overloaded,
     PermissionDenied,
     RemoteProtocolError,
@@ -39,7 +37,7 @@ from headgate.wire.handshake import (
 )
 from headgate.wire.session import MAX_MESSAGE, Session
 
-__all__ = ["TURN_FRAMES", "Door", "Logins", "Peer", "ServerChannel", "listen"]
+__all__ = ["TLS_HANDSHAKE", "TURN_FRAMES", "Door", "Logins", "Peer", "ServerChannel"]
 
 logger = logging.getLogger("headgate.channel")
 
@@ -51,6 +49,9 @@ HEAD_BYTES = 16 * 1024
 
 LOGIN_SECONDS = 10.0
 """Seconds in which the login must be done."""
+
+TLS_HANDSHAKE = b"\x16"
+"""What every TLS connection begins with."""
 
 LOGINS_AT_ONCE = 512
 """
@@ -154,6 +155,10 @@ class Door(Protocol):
     token: bytes
     logins: Logins
 
+    @property
+    def site(self) -> Site:
+        """The names of the gateway at this moment."""
+
     def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
         """
         Return the key of a ticket.
@@ -235,6 +240,9 @@ class ServerChannel(Channel):
         if self._upgraded:
             super().data_received(data)
             return
+        if not self._head_bytes and data[:1] == TLS_HANDSHAKE:
+            self._answer_garbage("it speaks TLS, and this port does not")
+            return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_BYTES:
             self._turn_away("the head of the request is too large")
@@ -242,7 +250,7 @@ class ServerChannel(Channel):
         self._core.receive_data(data)
         if self._core.handshake_exc is not None:
             # Before the core closes the connection without a word.
-            self._answer_garbage()
+            self._answer_garbage("not an HTTP request")
         else:
             super().data_received(b"")
 
@@ -279,22 +287,17 @@ class ServerChannel(Channel):
             self._close_transport()
 
     def _foreign(self, head: HttpRequest) -> str:
-        """
-        Return what is wrong with the names in a request, empty if nothing is.
-
-        A page of another site can make a browser connect to a loopback address, but it cannot
-        forge these two headers.
-        """
-        hosts, origins = head.headers.get_all("Host"), head.headers.get_all("Origin")
-        if len(hosts) != 1 or len(origins) > 1:
-            return f"{len(hosts)} Host and {len(origins)} Origin headers: send one Host"
-        host = hosts[0]
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if not is_loopback(name):
-            return f"The Host {host!r} is not a name of this gateway: use localhost or 127.0.0.1"
-        if origins and origins[0] != f"http://{host}":
-            return f"Pages of {origins[0]!r} may not call this gateway"
-        return ""
+        """Return why a request is not even looked at, empty if it is."""
+        assert self.transport is not None
+        site, peer, headers = self._door.site, self._peer, head.headers
+        if site.needs_certificate and peer.certificate is None and not peer.loopback:
+            return "Show a client certificate: connect(…, certificate=PATH)"
+        return site.problem(
+            headers.get_all("Host"),
+            headers.get_all("Origin"),
+            local=self.transport.get_extra_info("sockname")[0],
+            secure=peer.secure,
+        )
 
     def _respond(self, status: HTTPStatus, text: str) -> None:
         response = self._core.reject(status, text)
@@ -303,9 +306,9 @@ class ServerChannel(Channel):
         self._write()
         self._close_transport()
 
-    def _answer_garbage(self) -> None:
+    def _answer_garbage(self, reason: str) -> None:
         """Bytes that are no HTTP request: answer so that a person who tries understands."""
-        self._door.refused(self._peer, "not an HTTP request")
+        self._door.refused(self._peer, reason)
         text = "This is a Headgate gateway. Connect with headgate.connect(), or GET / for a page.\n"
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(
@@ -386,29 +389,3 @@ class ServerChannel(Channel):
         if self._core.state is WebSocketState.OPEN:
             self._core.send_binary(refuse(error))
             self._core.send_close(1008)
-
-
-async def listen(
-    make_channel: Callable[[], ServerChannel], *, host: str, port: int
-) -> asyncio.Server:
-    """
-    Listen on a port.
-
-    Raises:
-        ConfigurationError: The port is taken or the address is not this machine's.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        return await loop.create_server(make_channel, host, port, backlog=1024)
-    except OSError as error:
-        if isinstance(error, HeadgateError):
-            raise
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigurationError(
-                f"Port {port} of {host} is taken by another program",
-                cure="Choose another one with --port, or let the system choose with --port 0",
-            ) from None
-        raise ConfigurationError(
-            f"Cannot listen on {host}:{port}: {error.strerror or error}",
-            cure="Use --host 127.0.0.1 and a free --port",
-        ) from None

@@ -9,6 +9,7 @@ The command line: ``headgate --help``.
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
 - `projects`  init and check: projects without a gateway
+- `cert`      the certificates of a gateway
 - `users`     users, their tokens and certificates
 - `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen

@@ -95,7 +95,9 @@ class Access:
         if self.key is not None and self.certificate is None:
             raise ConfigurationError("--key is the key of a --certificate", cure="Give both")
         pair = (self.certificate, self.key) if self.certificate and self.key else self.certificate
-        return connect(self.url, ca=self.ca, certificate=pair, **self._credentials())
+        # The environment names the authority once for all gateways, those without TLS too.
+        ca = self.ca if self.url.startswith("wss:") else None
+        return connect(self.url, ca=ca, certificate=pair, **self._credentials())
 
     def _credentials(self) -> dict[str, Any]:
         if self.user is None and self.password_file is not None:

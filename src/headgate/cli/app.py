@@ -9,7 +9,7 @@ import typer
 
 from headgate import __version__
 from headgate.channel.address import DEFAULT_PORT
-from headgate.cli import users
+from headgate.cli import cert, users
 from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
@@ -23,9 +23,10 @@ EPILOG = "\n\n".join(
         'command is one too: {"error": {"code", "type", "message", "started", "fate"}},\n'
         "with the same exit code. Only what is wrong with the arguments themselves is\n"
         "text on stderr.",
-        "HEADGATE_URL is the gateway to call, HEADGATE_HOME the folder of your data.\n"
-        "HEADGATE_USER with HEADGATE_PASSWORD_FILE, HEADGATE_TOKEN, HEADGATE_TOKEN_FILE,\n"
-        "HEADGATE_CERTIFICATE with HEADGATE_KEY log in, HEADGATE_CA is for wss://.",
+        "HEADGATE_URL is the gateway to call, HEADGATE_CA the authority of its certificate\n"
+        "(for wss://), HEADGATE_HOME the folder of your data. HEADGATE_USER with\n"
+        "HEADGATE_PASSWORD_FILE, or HEADGATE_TOKEN_FILE, HEADGATE_TOKEN, or\n"
+        "HEADGATE_CERTIFICATE with HEADGATE_KEY are what you log in with.",
     ]
 )
 
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _group in (users.user, users.token, users.certificate):
+for _group in (users.user, users.token, users.certificate, cert.cert):
     app.add_typer(_group)
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
@@ -61,6 +62,15 @@ Projects = Annotated[
 Named = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
+]
+GatewayName = Annotated[str, typer.Option(help="Its name in the Gateway Network.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The gateway's own folder. Default: one for its name among your data.",
+        show_default=False,
+    ),
 ]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -91,21 +101,18 @@ def demo() -> None:
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Option(help="Its name in the Gateway Network.")] = "gateway",
+    name: GatewayName = "gateway",
     projects: Projects = None,
     project: Named = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The port to listen on; 0 takes a free one.")
     ] = DEFAULT_PORT,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="The gateway's own folder. Default: one for its name among your data.",
-            show_default=False,
-        ),
-    ] = None,
+    data: Data = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Listen beyond this machine without TLS or without users."),
+    ] = False,
     reload: Annotated[
         bool, typer.Option(help="Let edits of the projects take effect while it runs.")
     ] = True,
@@ -138,6 +145,7 @@ def run(
         host=host,
         port=port,
         data=data,
+        insecure=insecure,
         reload="poll" if reload and poll else reload,
         log_level=log_level,
         as_json=as_json,

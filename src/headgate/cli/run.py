@@ -43,6 +43,7 @@ def run(
     host: str,
     port: int,
     data: Path | None,
+    insecure: bool,
     reload: bool | Literal["poll"],
     log_level: str,
     as_json: bool,
@@ -55,10 +56,19 @@ def run(
     with reporting(as_json=as_json):
         with server_parts():
             from headgate.gateway import Gateway
+            from headgate.gateway.config import Settings
 
             log_to_stderr(log_level, as_json=as_json)
         folders = chosen_projects(projects, named)
-        gateway = Gateway(name, projects=folders, host=host, port=port, data=data, reload=reload)
+        gateway = Gateway(
+            name,
+            projects=folders,
+            host=host,
+            port=port,
+            data=data,
+            config=Settings(insecure=insecure),
+            reload=reload,
+        )
         stopped = _stop_on_signals()
         gateway.start()
     try:
@@ -166,6 +176,8 @@ def _announce(gateway: Gateway, *, as_json: bool) -> None:
     """Say on stdout, in one line, that the gateway is ready; whoever started it waits for that."""
     if as_json:
         fields = {"name": gateway.name, "url": gateway.url, "pid": os.getpid()}
+        fields |= {"insecure": gateway.insecure} if gateway.insecure else {}
         print_document({**fields, "data": str(gateway.data), "problems": len(gateway.problems)})
     else:
-        print(f"The gateway {gateway.name!r} is ready: {gateway.url}", flush=True)
+        warning = f" ({gateway.insecure})" if gateway.insecure else ""
+        print(f"The gateway {gateway.name!r} is ready: {gateway.url}{warning}", flush=True)

@@ -32,7 +32,7 @@ class Tls(_Section):
     """Authorities whose client certificates are taken, PEM. Default: those of ``cert init``."""
 
     require_client_certificate: bool = False
-    """Whether a client without a certificate is refused."""
+    """Whether a client of another machine is refused if it shows no certificate."""
 
 
 class Http(_Section):

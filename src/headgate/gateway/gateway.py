@@ -16,26 +16,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from headgate import __version__
-from headgate.channel.local import (
-    data_folder,
-    forget_port,
-    is_loopback,
-    publish_port,
-    read_or_make_token,
-)
+from headgate.channel.local import data_folder, read_or_make_token
 from headgate.channel.protocol import Channel
-from headgate.channel.server import Logins, Peer, ServerChannel, listen
+from headgate.channel.server import Logins, Peer, ServerChannel
+from headgate.channel.site import Site
 from headgate.errors import (
-    ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
     PermissionDenied,
     RequestError,
 )
 from headgate.gateway.builtins import builtins
+from headgate.gateway.config import Settings
 from headgate.gateway.dispatch import Dispatch
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
+from headgate.gateway.port import Listening, Port
 from headgate.gateway.project import Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
@@ -84,10 +80,11 @@ class Gateway:
     Args:
         name: The gateway's name in the Gateway Network.
         projects: The folder of the projects, or a mapping of project names to folders.
-        host: The address to listen on. Only addresses of loopback are allowed: this release
-            knows no users and no TLS yet.
+        host: The address to listen on. Beyond loopback there must be TLS and a user.
         port: The port to listen on; 0 takes a free one.
         data: The gateway's own folder. Default: one for its name among the user's data.
+        config: The sections ``[tls]`` and ``[http]``, and ``insecure``. Default: no TLS on
+            loopback, beyond it the certificate of ``headgate cert init``.
         network: The Gateway Network that it joins. Default: none.
         policy: Decides who may do what. Default: the owner may do everything, nobody else anything.
         recorder: Is told of logins, refusals and failures. Default: the log ``headgate.audit``.
@@ -104,6 +101,7 @@ class Gateway:
         host: str = "127.0.0.1",
         port: int = 8188,
         data: str | os.PathLike[str] | None = None,
+        config: Settings | None = None,
         network: Network | None = None,
         policy: Policy | None = None,
         recorder: Recorder | None = None,
@@ -115,14 +113,23 @@ class Gateway:
         """The owner's local token, once the gateway has started."""
         self.logins = Logins()
         """Who asks to be let in at this moment."""
-        self.port = port
-        """The port that it listens on."""
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
         self._folders = ProjectFolders.of(projects)
-        self._host = host
         self._data = Path(data) if data is not None else data_folder(name)
+        settings = config or Settings()
+        listening = Listening(
+            host=host,
+            port=port,
+            tls=settings.tls,
+            http=settings.http,
+            insecure=settings.insecure,
+            options=("--name", name) if data is None else ("--data", str(data)),
+        )
+        self._port = Port(
+            listening, data=self._data, make_channel=self._new_channel, refused=self.refused
+        )
         self._network = network or NoNetwork()
         self._policy = policy or OwnerPolicy()
         self._recorder = recorder or LogRecorder()
@@ -139,7 +146,7 @@ class Gateway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: LoopThread | None = None
         self._thread_id = 0
-        self._server: asyncio.Server | None = None
+        self._serves = False
         self._stopping = False
         self.origin = ""
 
@@ -148,8 +155,22 @@ class Gateway:
     @property
     def url(self) -> str:
         """The URL that clients connect to."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"ws://{host}:{self.port}"
+        return self._port.url
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port.number
+
+    @property
+    def site(self) -> Site:
+        """The names by which it may be called, and the pages that may call it."""
+        return self._port.site
+
+    @property
+    def insecure(self) -> str:
+        """What its port lacks to be safe beyond this machine, and the cure; mostly empty."""
+        return self._port.insecure
 
     @property
     def data(self) -> Path:
@@ -248,7 +269,6 @@ class Gateway:
         await asyncio.to_thread(self._callbacks.close)
 
     async def _start(self) -> None:
-        self._require_loopback()
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
@@ -275,11 +295,11 @@ class Gateway:
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
+        await self._port.prepare(users=self._count_users())
         await hosting.open()
-        self._server = await listen(self._new_channel, host=self._host, port=self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        publish_port(self.port, self._data)
-        self._url_file.write_text(self.url, encoding="utf-8")
+        await self._port.open()
+        self._serves = True
+        self._url_file.write_text(self._port.own_url, encoding="utf-8")
         self._network.join(self)
         if self._reload:
             hosting.watch(polling=self._reload == "poll")
@@ -289,13 +309,13 @@ class Gateway:
         self._stopping = True
         ends: list[Callable[[], None]] = []
         self._network.leave(self)
-        if self._server is not None:
-            self._server.close()
+        self._port.close()
+        if self._serves:
             await self._let_finish(grace)
             self._end_sessions()
-            forget_port(self.port, self._data)
+            await self._port.over()
             self._url_file.unlink(missing_ok=True)
-            self._server = None
+            self._serves = False
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._hosting is not None:
             ends += self._hosting.close()
@@ -342,13 +362,10 @@ class Gateway:
             project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
         )
 
-    def _require_loopback(self) -> None:
-        if not is_loopback(self._host):
-            raise ConfigurationError(
-                f"This release listens on loopback only, not on {self._host!r}: it knows no users "
-                "and no TLS yet",
-                cure="Use --host 127.0.0.1",
-            )
+    def _count_users(self) -> int:
+        """Return how many can log in, beside the owner on this machine."""
+        assert self._identities is not None
+        return len(self._identities.accounts.users)
 
     # --- what is asked of it, from any thread -----------------------------------------------------
 
@@ -434,7 +451,7 @@ class Gateway:
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
         nested = item[0].parent is not None
-        serves = self._server is not None and (nested or not self._stopping)
+        serves = self._serves and (nested or not self._stopping)
         if not serves or not self._asked.post(item):
             self._refuse(item[0])
 
@@ -478,7 +495,7 @@ class Gateway:
 
     def _take_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         invocation, delivery = item
-        if self._server is None:
+        if not self._serves:
             self._refuse(invocation)
         elif delivery is None:
             self._dispatch.nested(invocation)

@@ -10,4 +10,5 @@ Who calls, what they may do, and what is written down of it.
 - `tickets`         what a client connects again with
 - `policy`          may this caller do this?
 - `audit`           the recorder of what happened
+- `certificates`    the gateway's authority, and what it signs
 """
