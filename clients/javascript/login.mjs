@@ -268,7 +268,8 @@ async function localToken(port) {
   if (!inNode) throw new TypeError("In a browser connect() needs a `user` and `password`, a `token` or another way to log in");
   const [{ readFile, stat }, { join }] = await Promise.all([import("node:fs/promises"), import("node:path")]);
   const pointer = join(await headgateHome(), "ports", port);
-  const file = await readFile(pointer, "utf8").catch((cause) => {
+  // Behind a NUL stands the certificate of a port with TLS.
+  const [file] = await readFile(pointer, "utf8").then((text) => text.split("\0"), (cause) => {
     throw unreachable(`No gateway of this user was started on port ${port}: ${pointer} is missing`, cause);
   });
   if (process.platform !== "win32" && (await stat(file)).mode & 0o077) {

@@ -592,9 +592,10 @@ class TestTickets:
         assert users.tickets == {}
 
     def test_too_many_logins_are_tried_again(
-        self, rig: Rig, hub: headgate.Gateway, users: Users
+        self, rig: Rig, hub: headgate.Gateway, users: Users, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A gateway that asks to come again later is asked again, and not before that."""
+        monkeypatch.setattr("headgate.client.random.uniform", lambda least, most: least)
         client = rig.client(hub, **ADA)
         users.failing = [Overloaded("later", retry_after=0.4), Overloaded("later")]
         begun = time.monotonic()
