@@ -125,6 +125,7 @@ class Gateway:
             tls=settings.tls,
             http=settings.http,
             insecure=settings.insecure,
+            connections_per_address=settings.limits.connections_per_address,
             options=("--name", name) if data is None else ("--data", str(data)),
         )
         self._port = Port(
@@ -295,7 +296,7 @@ class Gateway:
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
-        await self._port.prepare(users=self._count_users())
+        await self._port.prepare(users=self._count_users)
         await hosting.open()
         await self._port.open()
         self._serves = True
