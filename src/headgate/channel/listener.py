@@ -148,7 +148,10 @@ class Listener:
         self._from[host] += 1
         try:
             if self._from[host] > self._most_from_one:
-                raise _TurnedAwayError("too many connections of this address are not logged in yet")
+                # The first is told of, not each one of a flood.
+                first = self._from[host] == self._most_from_one + 1
+                text = "too many connections of this address are in the TLS handshake"
+                raise _TurnedAwayError(text if first else "")
             end = self._loop.time() + HANDSHAKE_SECONDS
             await self._expect_tls(connection)
             await self._loop.connect_accepted_socket(
@@ -237,7 +240,7 @@ async def listen(
     port: int,
     context: Callable[[], ssl.SSLContext] | None = None,
     refused: Refused,
-    most_from_one: int = 256,
+    most_from_one: int,
 ) -> Listener:
     """
     Listen on a port, on all addresses of all hosts; the other arguments are those of `Listener`.

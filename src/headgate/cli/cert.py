@@ -10,7 +10,6 @@ import typer
 
 from headgate.channel.address import DEFAULT_PORT, url_of
 from headgate.channel.local import is_loopback
-from headgate.cli.administer import Place
 from headgate.cli.ends import reporting
 from headgate.cli.output import print_document
 from headgate.cli.projects import server_parts
@@ -53,13 +52,13 @@ def init(
     --json prints {"certificates": […]}, as `cert show` does.
     """
     with reporting(as_json=as_json):
-        place = Place(data=data, name=gateway, config=config)
-        folder = _folder(place)
+        folder = _folder(data, gateway, config)
         folder.init([*(names or []), *_names_of_this_machine()])
         if as_json:
             _show_json(folder)
         else:
-            _tell(folder, place)
+            options = {"--data": data, "--name": gateway, "--config": config}
+            _tell(folder, [f"{part}" for pair in options.items() if pair[1] for part in pair])
 
 
 @cert.command("renew")
@@ -77,7 +76,7 @@ def renew(
     localhost. A gateway that runs takes it by itself, and its sessions go on.
     """
     with reporting(as_json=as_json):
-        folder = _folder(Place(data=data, name=gateway, config=config))
+        folder = _folder(data, gateway, config)
         folder.renew(names or [])
         if as_json:
             _show_json(folder)
@@ -113,7 +112,7 @@ def client(
 ) -> None:
     """Make a client certificate with its key, for a user, a machine, or both."""
     with reporting():
-        folder = _folder(Place(data=data, name=gateway, config=config))
+        folder = _folder(data, gateway, config)
         whose = user or (host[0] if host else "")
         file = output or folder.path / "clients" / f"{_as_file_name(whose)}.pem"
         folder.client(file, user=user, hosts=host or [])
@@ -138,7 +137,7 @@ def show(
     --json prints {"certificates": […]}.
     """
     with reporting(as_json=as_json):
-        folder = _folder(Place(data=data, name=gateway, config=config))
+        folder = _folder(data, gateway, config)
         if as_json:
             _show_json(folder)
             return
@@ -147,11 +146,13 @@ def show(
                 print(line)
 
 
-def _folder(place: Place) -> Folder:
+def _folder(data: Path | None, gateway: str | None, config: Path | None) -> Folder:
+    from headgate.cli.administer import Place
+
     with server_parts():
         from headgate.security.certificates import Folder
 
-    folder = place.folder()
+    folder = Place(data=data, name=gateway, config=config).folder()
     assert folder is not None  # without a URL there is always one
     return Folder(folder / "tls")
 
@@ -191,13 +192,11 @@ def _files(folder: Folder) -> list[Path]:
     return files
 
 
-def _tell(folder: Folder, place: Place) -> None:
-    """Say what was made, and what comes next."""
+def _tell(folder: Folder, options: list[str]) -> None:
+    """Say what was made, and what comes next for the gateway that these options name."""
     certificate = _read(folder.server)
     usable = [each for each in certificate.names if not is_loopback(each) and "*" not in each]
     url = url_of((usable or ["localhost"])[0], DEFAULT_PORT, secure=True)
-    named = {"--data": place.data, "--name": place.name, "--config": place.config}
-    options = [text for name, value in named.items() if value for text in (name, str(value))]
     print(f"Made an authority and a server certificate, until {certificate.ends.date()}, for:")
     print(f"  {', '.join(certificate.names)}")
     print(f"Copy {folder.authority} to the clients. The keys beside it stay here.")

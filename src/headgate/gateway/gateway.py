@@ -154,6 +154,7 @@ class Gateway:
             tls=settings.tls,
             http=settings.http,
             insecure=settings.insecure,
+            connections_per_address=settings.limits.connections_per_address,
             options=("--name", name) if settings.data is None else ("--data", str(settings.data)),
         )
         self._port = Port(
@@ -342,7 +343,7 @@ class Gateway:
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
-        await self._port.prepare(users=self._count_users())
+        await self._port.prepare(users=self._count_users)
         live = self._live = LiveSettings(
             self._configuration,
             apply=self._apply,

@@ -55,6 +55,9 @@ class Listening:
     insecure: bool = False
     """Whether to listen beyond loopback without TLS or without users."""
 
+    connections_per_address: int = 256
+    """Connections of one address that are in the handshake, at most."""
+
     options: tuple[str, ...] = ()
     """How the command line names the gateway, such as ``--name hub``, for texts."""
 
@@ -112,12 +115,12 @@ class Port:
         """Whether it speaks TLS."""
         return self._tls is not None
 
-    async def prepare(self, *, users: int) -> None:
+    async def prepare(self, *, users: Callable[[], int]) -> None:
         """
         Read the certificate, and see that the port may be open.
 
         Args:
-            users: How many can log in, beside the owner on this machine.
+            users: Counts who can log in, beside the owner on this machine.
 
         Raises:
             ConfigurationError: It must not be open so, or a file is not as it must be.
@@ -139,6 +142,7 @@ class Port:
             port=self.number,
             context=self._context if self._tls is not None else None,
             refused=self._refused,
+            most_from_one=self._settings.connections_per_address,
         )
         self.number = self._listener.port
         shown = self._tls.shown if self._tls is not None else None
@@ -184,14 +188,14 @@ class Port:
             return ServerTls(tls, folder, shown=self._data / "shown.pem")
         return None
 
-    def _require_safety(self, users: int) -> None:
+    def _require_safety(self, users: Callable[[], int]) -> None:
         settings = self._settings
         if is_loopback(settings.host):
             return
         options = shlex.join(settings.options)
         missing = {
             "TLS": "" if self._tls is not None else f"headgate cert init {options}",
-            "a user": "" if users else f"headgate user add NAME {options}",
+            "a user": "" if users() else f"headgate user add NAME {options}",
         }
         lacks = " and ".join(f"without {what}" for what, command in missing.items() if command)
         if not lacks:
