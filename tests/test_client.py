@@ -586,7 +586,7 @@ class TestReconnecting:
         client = rig.client(hub)
         monkeypatch.setattr(ClientChannel, "connection_made", without_peer)
         session = client.session_id
-        hub.call(lambda: [s.close("away") for s in hub._sessions.on_this_node()])
+        hub.call(lambda: [s.close("away") for s in hub._reception.sessions.on_this_node()])
         rig.until(lambda: client.session_id not in ("", session))
         assert len(lost) == 1
         assert client.request("ACME", "echo", 1).get() == 1

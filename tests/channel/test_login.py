@@ -156,7 +156,7 @@ def who(client: headgate.Client) -> Any:
 
 def cut(hub: headgate.Gateway) -> None:
     """Cut every connection of a gateway."""
-    hub.call(lambda: [s._channel.abort("cut") for s in hub._sessions.on_this_node()])
+    hub.call(lambda: [s._channel.abort("cut") for s in hub._reception.sessions.on_this_node()])
 
 
 class TestMethods:

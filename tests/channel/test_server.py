@@ -730,7 +730,7 @@ class TestSlowLines:
     def test_the_systems_buffers_are_small(self, hub: headgate.Gateway) -> None:
         """On loopback the gateway lets the system keep little that nobody has read."""
         with logged_in(hub):
-            sessions = hub._sessions.on_this_node()
+            sessions = hub._reception.sessions.on_this_node()
             assert len(sessions) == 2
             for session in sessions:
                 transport = session._channel.transport

@@ -322,13 +322,13 @@ class TestSlowness:
         self, rig: Rig, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """More handshakes of one address than it may have at once are cut, and recorded."""
-        assert hub._port._listener is not None
-        monkeypatch.setattr(hub._port._listener, "_most_from_one", 3)
+        assert hub._reception.port._listener is not None
+        monkeypatch.setattr(hub._reception.port._listener, "_most_from_one", 3)
         waiting = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(8)]
         rig.until(lambda: records.told("refused", "too many connections"))
         for peer in waiting:
             peer.close()
-        rig.until(lambda: not hub._port._listener._from)
+        rig.until(lambda: not hub._reception.port._listener._from)
         assert echo(hub.url) == 1
 
     def test_a_look_is_no_offence(self, rig: Rig, hub: headgate.Gateway, records: Records) -> None:
@@ -343,7 +343,7 @@ class TestClientCertificates:
     def shown(self, hub: headgate.Gateway) -> list[Certificate | None]:
         """The certificates that the gateway's sessions came with."""
         found = []
-        for session in hub._sessions.on_this_node():
+        for session in hub._reception.sessions.on_this_node():
             transport = session._channel.transport
             assert transport is not None
             der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -702,7 +702,7 @@ def test_a_stopped_gateways_port_is_free(rig: Rig, folder: Folder) -> None:
     client = rig.client(hub, connect_wait=10.0)
     number, before = hub.port, time.monotonic()
     hub.stop()
-    hub._port.number = number
+    hub._reception.port.number = number
     hub.start()
     assert client.request("ACME", "echo", 1).get() == 1
     assert time.monotonic() > before

@@ -83,7 +83,7 @@ def apply(hub: headgate.Gateway, **values: Any) -> None:
     done = threading.Event()
 
     def change() -> None:
-        hub.limiter.apply(limited(**values))
+        hub._reception.limiter.apply(limited(**values))
         done.set()
 
     hub.call(change)

@@ -85,13 +85,13 @@ def test_session_ends(
     client = rig.client(gateway, token=token["token"]) if by_token else as_ada(rig, gateway)
     held = client.request("P", "hold", {"n": 1})
     gateway.globals["running"].get(timeout=10)
-    ended = next(s for s in gateway._sessions.on_this_node() if s.caller.user == "ada").id
+    ended = next(s for s in gateway._reception.sessions.on_this_node() if s.caller.user == "ada").id
     REVOCATIONS[what](owner, token)
     begun = time.monotonic()
     with pytest.raises(ConnectionLost):
         held.get()
     assert time.monotonic() - begun < 5.0
-    rig.until(lambda: ended not in {s.id for s in gateway._sessions.on_this_node()})
+    rig.until(lambda: ended not in {s.id for s in gateway._reception.sessions.on_this_node()})
     rig.until(lambda: records.told("refused", "the session ends: the "))
     assert order(owner, "user_list") is not None
     with pytest.raises(RequestError):
@@ -127,7 +127,7 @@ def test_token_that_expires_ends_its_session(
         # On a machine that is busy enough the token is over before it was shown.
         rig.client(gateway, token=token)
     rig.until(lambda: records.told("refused", "has expired"))
-    rig.until(lambda: len(gateway._sessions) == 1)
+    rig.until(lambda: len(gateway._reception.sessions) == 1)
 
 
 def test_clock_that_was_set_is_seen(
@@ -138,7 +138,7 @@ def test_clock_that_was_set_is_seen(
     token = order(owner, "token_create", user="ada", seconds=3600)["token"]
     client = rig.client(gateway, token=token)
     looked_at = []
-    identities = gateway._identities
+    identities = gateway._reception.identities
     assert identities is not None
     current = identities.current
     monkeypatch.setattr(

@@ -109,7 +109,8 @@ def _stored(connection: Connection, user: str) -> tuple[list[Rule], frozenset[st
 
 def _caller(asked: Asked, roles: frozenset[str]) -> Caller:
     from headgate.invocation import Caller
-    from headgate.security.accounts import ANONYMOUS, key_of
+    from headgate.security.accounts import key_of
+    from headgate.security.identity import ANONYMOUS
 
     try:
         address = "" if asked.address is None else str(ip_address(asked.address))

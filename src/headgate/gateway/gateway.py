@@ -10,40 +10,30 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from headgate import __version__
-from headgate.channel.local import data_folder, read_or_make_token
-from headgate.channel.protocol import Channel
-from headgate.channel.server import Logins, Peer, ServerChannel
-from headgate.channel.site import Site
+from headgate.channel.local import data_folder
 from headgate.errors import (
     ConfigurationError,
     ConnectionLost,
     GatewayUnreachable,
-    Overloaded,
-    PermissionDenied,
     RequestError,
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.dispatch import Dispatch
-from headgate.gateway.excess import Excess
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
 from headgate.gateway.layers import Layer
-from headgate.gateway.limits import Limiter
 from headgate.gateway.live import Applied, LiveSettings
-from headgate.gateway.port import Listening, Port
 from headgate.gateway.project import Problem, Project
+from headgate.gateway.reception import Reception
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
-from headgate.gateway.sessions import ClientSession, Sessions
 from headgate.gateway.source import ProjectFolders
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
@@ -52,15 +42,11 @@ from headgate.request import refuse_on_event_loop
 from headgate.runtimes.thread import ThreadRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
-from headgate.security.identities import Identities, Login
-from headgate.security.identity import OWNER_ROLE, gateway_itself
+from headgate.security.identity import gateway_itself
 from headgate.security.policy import Policy, RulePolicy
 from headgate.security.rules import Operation, Rules, operations
 from headgate.store import Store
 from headgate.threads import CallbackThread, LoopThread, Mailbox
-from headgate.wire.chunks import Allowance
-from headgate.wire.handshake import Credentials, welcome
-from headgate.wire.session import MAX_MESSAGE, Session
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -139,27 +125,11 @@ class Gateway:
         settings = configuration.settings
         name = self.name = settings.name
         """The gateway's name."""
-        self.token = b""
-        """The owner's local token, once the gateway has started."""
-        self.logins = Logins()
-        """Who asks to be let in at this moment."""
         self.globals: dict[str, Any] = {}
         """What `system.util.getGlobals` gives to every script of this gateway."""
         self.caller = gateway_itself(name)
         self._folders = _folders(projects, configuration, required=config is None)
         self._data = settings.data or data_folder(name)
-        listening = Listening(
-            host=settings.host,
-            port=settings.port,
-            tls=settings.tls,
-            http=settings.http,
-            insecure=settings.insecure,
-            connections_per_address=settings.limits.connections_per_address,
-            options=("--name", name) if settings.data is None else ("--data", str(settings.data)),
-        )
-        self._port = Port(
-            listening, data=self._data, make_channel=self._new_channel, refused=self.refused
-        )
         self._network = network or NoNetwork()
         self._policy = policy or RulePolicy()
         self._audit = AuditLog(self._data, settings.audit) if recorder is None else None
@@ -168,17 +138,19 @@ class Gateway:
         self._rules: Rules | None = None
         if isinstance(self._policy, RulePolicy):
             self._rules = Rules(self._store, self._policy, self._recorder)
-        self._identities: Identities | None = None
-        self._sessions = Sessions()
-        self.limiter = Limiter(settings.limits, excess=Excess(self._recorder))
-        """Holds clients to the limits."""
-        self._arriving = Allowance()
+        self._reception = Reception(
+            settings,
+            data=self._data,
+            store=self._store,
+            recorder=self._recorder,
+            switchboard=self,
+            anonymous_allowed=self._anonymous_allowed,
+        )
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)
         self._live: LiveSettings | None = None
         self._on_settings = on_settings
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
-        self._session_numbers = itertools.count(1)
         self._sequence = itertools.count(1)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: LoopThread | None = None
@@ -192,32 +164,22 @@ class Gateway:
     @property
     def url(self) -> str:
         """The URL that clients connect to."""
-        return self._port.url
+        return self._reception.port.url
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return self._port.number
-
-    @property
-    def site(self) -> Site:
-        """The names by which it may be called, and the pages that may call it."""
-        return self._port.site
+        return self._reception.port.number
 
     @property
     def insecure(self) -> str:
         """What its port lacks to be safe beyond this machine, and the cure; mostly empty."""
-        return self._port.insecure
+        return self._reception.port.insecure
 
     @property
     def data(self) -> Path:
         """The gateway's own folder."""
         return self._data
-
-    @property
-    def _url_file(self) -> Path:
-        # Where commands for this folder find the gateway while it runs.
-        return self._data / "url"
 
     @property
     def settings(self) -> Settings:
@@ -314,7 +276,7 @@ class Gateway:
         loop = self._loop = asyncio.get_running_loop()
         self._stopping = False
         self._thread_id = threading.get_ident()
-        self.limiter.excess.start(loop.call_later)
+        self._reception.prepare(loop.call_later)
         running = self._running = Running(self.name, self._hosted)
         self._requests = Requests(
             recorder=self._recorder,
@@ -329,7 +291,6 @@ class Gateway:
             requests=self._requests,
             zones=self._zones,
         )
-        identities = self._identities = Identities(self._store, on_change=self._review_sessions)
         self._dispatch = Dispatch(
             self,
             hosted=hosting.hosted,
@@ -337,13 +298,13 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, self._operations(identities)),
+            builtins=builtins(self, hosting, running, self._operations()),
             audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
         self._asked = Mailbox(loop, self._take_asked)
         await asyncio.to_thread(self._open_files)
-        await self._port.prepare(users=self._count_users)
+        await self._reception.port.prepare(users=self._count_users)
         live = self._live = LiveSettings(
             self._configuration,
             apply=self._apply,
@@ -352,9 +313,8 @@ class Gateway:
         )
         self._apply(live.settings)
         await hosting.open()
-        await self._port.open()
+        await self._reception.open()
         self._serves = True
-        self._url_file.write_text(self._port.own_url, encoding="utf-8")
         self._network.join(self)
         if live.settings.reload:
             hosting.watch(polling=live.settings.reload == "poll")
@@ -365,14 +325,11 @@ class Gateway:
         self._stopping = True
         ends: list[Callable[[], None]] = []
         self._network.leave(self)
-        self._port.close()
+        self._reception.close()
         if self._serves:
             await self._let_finish(grace)
-            self._end_sessions()
-            await self._port.over()
-            self._url_file.unlink(missing_ok=True)
+            await self._reception.over()
             self._serves = False
-            self.limiter.excess.stop()
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._live is not None:
             ends += self._live.close()
@@ -385,38 +342,36 @@ class Gateway:
 
     async def _let_finish(self, grace: float) -> None:
         end = monotonic() + grace
-        while (len(self._requests) or self._sessions.are_sending()) and monotonic() < end:
+        while (len(self._requests) or self._reception.sessions.are_sending()) and monotonic() < end:
             await asyncio.sleep(0.01)
         for invocation in self._requests.on_this_node():
             error = ConnectionLost(f"The gateway {self.name!r} stopped")
             self._requests.stop(invocation, error)
 
-    def _end_sessions(self) -> None:
-        self.logins.cancel()
-        for session in self._sessions.on_this_node():
-            session.close("the gateway stops")
-
     def _open_files(self) -> None:
         assert self._loop is not None
         self._store.open()
         if self._rules is not None:
+            # The zones of the configuration first: rules of the database name them, too.
+            self._configure_rules(self.settings)
             self._rules.load()
         # Ids of 128 bits: node, boot and the session's number here, the request's number in it.
-        self._prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
-        self.origin = f"{self._prefix}{0:06x}"
-        self.token = read_or_make_token(self._data)
-        if self._identities is not None:
-            self._identities.load()
+        prefix = f"{self._store.node_id:08x}{self._store.boot % (1 << 24):06x}"
+        self.origin = f"{prefix}{0:06x}"
+        self._reception.load(prefix)
         if self._audit is not None:
             self._audit.open()
 
-    def _operations(self, identities: Identities) -> dict[str, Operation]:
+    def _operations(self) -> dict[str, Operation]:
         """Return what administers this gateway, by name."""
-        administration = Administration(identities, self._recorder)
+        administration = Administration(self._reception.identities, self._recorder)
         return {
             **operations(self._rules),
             **{name: partial(administration.administer, name) for name in administration.actions},
         }
+
+    def _anonymous_allowed(self) -> bool:
+        return isinstance(self._policy, RulePolicy) and self._policy.names_anonymous
 
     def _zones(self) -> Collection[str] | None:
         return self._policy.zones if isinstance(self._policy, RulePolicy) else None
@@ -428,8 +383,7 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
-        if self._identities is not None:
-            self._identities.close()
+        self._reception.identities.close()
         if self._audit is not None:
             self._audit.close()
         self._store.close()
@@ -442,8 +396,7 @@ class Gateway:
 
     def _count_users(self) -> int:
         """Return how many can log in, beside the owner on this machine."""
-        assert self._identities is not None
-        return len(self._identities.accounts.users)
+        return len(self._reception.identities.accounts.users)
 
     # --- what is asked of it, from any thread -----------------------------------------------------
 
@@ -532,14 +485,8 @@ class Gateway:
             **self._requests.stats(),
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
-            "sessions": len(self._sessions),
-            "logins": len(self.logins),
-            "bytes_arriving": self._arriving.taken,
-            **self.limiter.stats(),
+            **self._reception.stats(),
         }
-        for session in self._sessions.on_this_node():
-            for name, size in session.stats().items():
-                sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
         return sizes | (self._hosting.stats() if self._hosting is not None else {})
 
     def counters(self) -> dict[str, int]:
@@ -548,7 +495,7 @@ class Gateway:
 
         They go up only, from 0 when the gateway was made.
         """
-        return dict(self.limiter.excess.counters)
+        return dict(self._reception.limiter.excess.counters)
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
         # While it stops, what is in flight may still ask for what it needs.
@@ -598,21 +545,21 @@ class Gateway:
             raise RuntimeError(f"The gateway {self.name!r} does not run")
         return self._live.take(Configuration.of(settings).settings)
 
-    def _rules_file(self) -> str:
-        file = self._configuration.file
-        return "the configuration" if file is None else file.name
-
     def _apply(self, settings: Settings) -> None:
         """Let every part take the settings that may change; all of them in this one turn."""
-        if isinstance(self._policy, RulePolicy):
-            self._policy.configure(settings.permission, settings.zones, file=self._rules_file())
-        self.limiter.apply(settings.limits)
-        self._port.apply(settings.http)
+        self._configure_rules(settings)
+        self._reception.apply(settings)
         self._requests.follow(settings.audit)
         if self._audit is not None:
             self._audit.configure(settings.audit)
         if self._on_settings is not None:
             self._on_settings(settings)
+
+    def _configure_rules(self, settings: Settings) -> None:
+        if isinstance(self._policy, RulePolicy):
+            file = self._configuration.file
+            place = "the configuration" if file is None else file.name
+            self._policy.configure(settings.permission, settings.zones, file=place)
 
     def dispatch(self, invocation: Invocation) -> None:
         """Have a client's invocation answered."""
@@ -643,108 +590,6 @@ class Gateway:
 
     def _handler_waits(self, invocation: Invocation) -> None:
         self.call(lambda: self._dispatch.break_deadlocks(invocation))
-
-    # --- the port's side --------------------------------------------------------------------------
-
-    def ticket_key(self, ticket: bytes, peer: Peer) -> bytes:
-        """Return the key of a ticket; raises PermissionDenied, with the reason, if it is bad."""
-        identities = self._identities
-        assert identities is not None
-        key = identities.ticket_key(ticket, peer)
-        if key is None:
-            raise PermissionDenied(identities.ticket_problem(ticket, peer), started=False)
-        return key
-
-    async def log_in(
-        self, channel: ServerChannel, credentials: Credentials
-    ) -> tuple[bytes, Session]:
-        """Make the session of a client whose credentials are good."""
-        assert self._identities is not None
-        try:
-            login = await self._identities.log_in(credentials, channel.peer)
-        except Overloaded:
-            self.limiter.crowded(channel.peer.address)
-            raise
-        if self._stopping:
-            raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
-        return self._admit(channel, credentials, login)
-
-    def _admit(
-        self, channel: ServerChannel, credentials: Credentials, login: Login
-    ) -> tuple[bytes, Session]:
-        identities = self._identities
-        assert identities is not None
-        id = f"{self._prefix}{next(self._session_numbers):06x}"
-        caller = identities.current(login, session=id)
-        if caller is None:
-            raise PermissionDenied(identities.problem(login), started=False)
-        # Where others can read along a ticket's key is no secret.
-        ticket = identities.ticket(login) if channel.peer.private else None
-        admission = self.limiter.admit(
-            caller.user, address=caller.address, is_owner=OWNER_ROLE in caller.roles
-        )
-        message, state = welcome(
-            monotonic(),
-            session=caller.session,
-            gateway=self.name,
-            user=caller.user,
-            credit=self.limiter.credit(),
-            max_message=MAX_MESSAGE,
-            allowance=self._arriving,
-            ticket=ticket,
-            on_limit=admission.exceeded,
-        )
-        session = ClientSession(
-            channel,
-            state,
-            caller=caller,
-            login=login,
-            hello=credentials.hello,
-            switchboard=self,
-            admission=admission,
-        )
-        channel.attach(session.received, lambda c, reason: self._session_lost(session, c, reason))
-        self._sessions.add(session)
-        self._sessions.watch(session, identities, self._login_ended)
-        self._recorder.record(
-            Record.by(caller, "login", outcome="ok", detail=f"from {channel.peer}")
-        )
-        return message, state
-
-    def _review_sessions(self) -> None:
-        assert self._identities is not None
-        self._sessions.review(self._identities, self._login_ended)
-
-    def _login_ended(self, session: ClientSession, reason: str) -> None:
-        self._recorder.record(
-            Record.by(session.caller, "refused", detail=f"the session ends: {reason}")
-        )
-
-    def refused(self, peer: Peer, reason: str) -> None:
-        """Record that somebody was not let in."""
-        self._recorder.record(
-            Record(event="refused", address=peer.address, detail=f"{peer}: {reason}")
-        )
-
-    def page(self, path: str) -> tuple[HTTPStatus, str]:
-        """Answer a plain HTTP request."""
-        if path == "/health":
-            return HTTPStatus.OK, "ok\n"
-        if path == "/":
-            return HTTPStatus.OK, (
-                f"Headgate {__version__}, gateway {self.name!r}.\n"
-                f"Connect with: headgate.connect({self.url!r})\n"
-            )
-        return HTTPStatus.NOT_FOUND, "There is nothing here. The channel is at /channel\n"
-
-    def _new_channel(self) -> ServerChannel:
-        return ServerChannel(self)
-
-    def _session_lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
-        self._sessions.remove(session)
-        self.limiter.leave(session.admission)
-        session.lost(channel, reason)
-        self._recorder.record(Record.by(session.caller, "logout", detail=reason))
 
 
 def _configured(

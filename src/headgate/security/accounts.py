@@ -12,10 +12,10 @@ import msgspec
 from sqlalchemy import Connection, Row, select
 
 from headgate.errors import PayloadError
+from headgate.security.identity import ANONYMOUS
 from headgate.store.tables import certificates, tokens, users
 
 __all__ = [
-    "ANONYMOUS",
     "Accounts",
     "Certificate",
     "Token",
@@ -25,9 +25,6 @@ __all__ = [
     "check_user_name",
     "key_of",
 ]
-
-ANONYMOUS = "anonymous"
-"""Name of the user that a session has which says nothing of who it is."""
 
 RESERVED = frozenset({ANONYMOUS, "owner", "gateway"})
 """Names, compared without case, that no user can have."""

@@ -29,8 +29,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from headgate.errors import HeadgateError, PermissionDenied
 from headgate.invocation import Caller
-from headgate.security.accounts import ANONYMOUS, Accounts, Token, User, key_of
-from headgate.security.identity import owner
+from headgate.security.accounts import Accounts, Token, User, key_of
+from headgate.security.identity import ANONYMOUS, owner
 from headgate.security.passwords import PARAMETERS, Passwords
 from headgate.security.throttle import Throttle
 from headgate.security.tickets import TICKET_SECONDS, Claims, Ticket, Tickets

@@ -6,7 +6,10 @@ import getpass
 
 from headgate.invocation import Caller
 
-__all__ = ["OWNER_ROLE", "gateway_itself", "owner"]
+__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "owner"]
+
+ANONYMOUS = "anonymous"
+"""Name of the user, and of the way to log in, of whoever comes without a name."""
 
 OWNER_ROLE = "owner"
 """The role of the user that the gateway runs as."""

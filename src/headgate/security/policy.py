@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, get_args
 from headgate.errors import ConfigurationError, PermissionDenied
 from headgate.handler import known_names
 from headgate.invocation import Caller
-from headgate.security.identity import OWNER_ROLE
+from headgate.security.identity import ANONYMOUS, OWNER_ROLE
 from headgate.security.patterns import folded, matcher
 from headgate.security.zones import Zone, Zones
 
@@ -186,6 +186,12 @@ class RulePolicy:
         return (*self._configured, *self._stored, *BUILT_IN)
 
     @property
+    def names_anonymous(self) -> bool:
+        """Whether a rule names anonymous callers to allow them something."""
+        rules = (rule.permission for rule in (*self._configured, *self._stored))
+        return any(ANONYMOUS in map(folded, rule.users) for rule in rules if rule.allow)
+
+    @property
     def zones(self) -> Collection[str]:
         """The names of the zones."""
         return self._zones.names
@@ -348,7 +354,7 @@ class _Subject:
 
     @staticmethod
     def of(caller: Caller, zones: Zones) -> _Subject:
-        user, anonymous = folded(caller.user), caller.method == "anonymous"
+        user, anonymous = folded(caller.user), caller.method == ANONYMOUS
         if not caller.gateway:
             here = zones.of(caller.address, caller.verified_host)
             return _Subject(user, caller.roles, here, "", anonymous)
