@@ -88,7 +88,7 @@ def beside_echo(key: str, work: str, unit: Unit, measurement: Measurement) -> pa
 
 CORE_ROWS = [
     beside_echo("sync", "sync handler, 256 in flight", PER_SECOND, throughput)(
-        bar=at_least(0.6), floor=at_least(0.3)
+        bar=at_least(0.6), floor=at_least(0.25)
     ),
     beside_echo("p50", "sync handler, one at a time, p50", SECONDS, p50)(
         bar=at_most(2), floor=at_most(3.5)
@@ -112,7 +112,7 @@ CORE_ROWS = [
         gateway.threaded,
         loaded(ECHO, throughput),
         bar=at_least(0.35),
-        floor=at_least(0.25),
+        floor=at_least(0.2),
     ),
     Row(
         "nested",

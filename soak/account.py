@@ -11,7 +11,7 @@ from soak.gateway import Life
 from soak.journal import Event
 from soak.rows import Row, read
 
-__all__ = ["Account"]
+__all__ = ["Account", "lost_while_running"]
 
 NEVER_SENT = "0" * 32
 
@@ -23,6 +23,21 @@ START_SLACK = 3.0
 
 SHOWN = 5
 """Problems of one sort that are told in full."""
+
+
+def lost_while_running(folder: Path) -> int:
+    """
+    Count the lost requests so far whose handler had begun, as the journal alone knows.
+
+    Who was told of the begin before the connection was lost is left out: they are not in doubt.
+    """
+    lost = {
+        (row.process, row.number)
+        for row in read(folder)
+        if row.code == "connection_lost" and row.started is not True
+    }
+    begun = (e for e in journal.read(folder) if e.event == journal.BEGUN)
+    return sum((event.process, event.number) in lost for event in begun)
 
 
 class Run:

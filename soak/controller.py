@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from soak.account import Account
+from soak.account import Account, lost_while_running
 from soak.edits import Edits
+from soak.faults import NEED_LOSSES
 from soak.flat import Figure, Point, Series, judge
 from soak.gateway import GatewayProcess
 from soak.plan import Setup
@@ -30,6 +31,9 @@ RESTARTS_EVERY = 3
 
 EDIT_EVERY = 1.5
 """Seconds between two edits of handlers' files."""
+
+LONGER = 60.0
+"""Seconds by which a soak is lengthened at most, so that a planted fault has its chance."""
 
 SLOW = 200
 """The number of the process with the slow peers."""
@@ -143,9 +147,9 @@ class _Rounds:
         self._result = Result(options=options, folder=str(folder))
 
     def play(self) -> None:
-        """Play rounds until the time is over."""
+        """Play rounds until the time is over, and a planted fault has had its chance."""
         number = 0
-        while number < self._options.rounds or self._left() > 0:
+        while number < self._options.rounds or self._left() > 0 or self._lacks_a_chance():
             # The second half is one long life, in which slow growth can be seen.
             early = number == 0 or self._left() > self._options.seconds / 2
             self._load(restarts=early and number % RESTARTS_EVERY == 0)
@@ -185,6 +189,12 @@ class _Rounds:
     def _left(self) -> float:
         """Seconds for further rounds."""
         return self._options.seconds - (time.monotonic() - self._begun) - self._options.round
+
+    def _lacks_a_chance(self) -> bool:
+        """Whether a fault is planted that nothing could show yet, and there is time for more."""
+        if self._options.plant not in NEED_LOSSES or self._left() < -LONGER:
+            return False
+        return not lost_while_running(self._folder)
 
     def _start(self, ends: contextlib.ExitStack, number: int) -> Commanded:
         options = self._options

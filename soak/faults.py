@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-__all__ = ["FAULTS", "VARIABLE", "plant"]
+__all__ = ["FAULTS", "NEED_LOSSES", "VARIABLE", "plant"]
 
 VARIABLE = "HEADGATE_SOAK_PLANT"
 """The environment variable that names the fault for the gateway's process."""
@@ -98,6 +98,10 @@ FAULTS: dict[str, Callable[[], None]] = {
     "untruthful": _untruthful,
     "runs-twice": _runs_twice,
 }
+
+
+NEED_LOSSES = frozenset({"untruthful"})
+"""Those that show only where a connection is lost before the caller knows that a handler began."""
 
 
 def plant(name: str) -> None:

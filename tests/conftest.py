@@ -84,7 +84,7 @@ class Rig:
         return client
 
     @staticmethod
-    def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
         """Wait until a condition holds, and return it; for what nobody announces."""
         end = time.monotonic() + seconds
         while not (value := condition()):
@@ -99,7 +99,7 @@ class Rig:
         def left() -> dict[str, int]:
             return {name: n for name, n in owner.stats().items() if n and name != "sessions"}
 
-        end = time.monotonic() + 10
+        end = time.monotonic() + 30
         while left() and time.monotonic() < end:
             time.sleep(0.002)
         assert left() == {}, f"left in the tables of {owner}"

@@ -426,10 +426,10 @@ def test_exit_code_overloaded(plant: Plant) -> None:
     with headgate.connect(plant.url) as client:
         busy: Queue[Any] = Queue()
         first = client.request("P", "single", on_progress=busy.put)
-        busy.get(timeout=10)
+        busy.get(timeout=20)
         result = invoke("request", "P", "single", "--json")
         first.cancel()
-        first.wait_fate(5)
+        first.wait_fate(20)
     assert result.exit_code == 7
     assert {"code": "overloaded", "started": False}.items() <= error_of(result).items()
 
@@ -442,7 +442,7 @@ def test_exit_code_cancelled(plant: Plant, as_json: bool) -> None:
         assert process.stderr is not None
         assert "progress" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Traceback" not in err
     if as_json:
@@ -597,7 +597,7 @@ def test_run_announces_itself_and_stops(project: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         process.terminate()
-        rest, log = process.communicate(timeout=10)
+        rest, log = process.communicate(timeout=30)
     assert line.startswith("The gateway 'hub' is ready: ws://127.0.0.1:")
     assert rest == ""
     assert process.returncode == 0
@@ -614,10 +614,10 @@ def test_run_lets_requests_finish(project: Path, monkeypatch: pytest.MonkeyPatch
         with headgate.connect(plant.url) as client:
             begun: Queue[Any] = Queue()
             handle = client.request("P", "long", {"seconds": 0.2}, on_progress=begun.put)
-            begun.get(timeout=10)
+            begun.get(timeout=20)
             plant.process.send_signal(signal.SIGINT)
             assert handle.get() == "done"
-        assert plant.process.wait(10) == 0
+        assert plant.process.wait(30) == 0
 
 
 def test_run_ends_at_once_on_the_second_signal(tmp_path: Path) -> None:
@@ -634,8 +634,8 @@ def test_run_ends_at_once_on_the_second_signal(tmp_path: Path) -> None:
         assert "progress" in asking.stderr.readline()
         plant.process.send_signal(signal.SIGINT)
         plant.process.send_signal(signal.SIGTERM)
-        assert plant.process.wait(10) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
-        out, _ = asking.communicate(timeout=10)
+        assert plant.process.wait(30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+        out, _ = asking.communicate(timeout=30)
     assert asking.returncode == 4
     assert json.loads(out)["error"]["code"] == "connection_lost"
 

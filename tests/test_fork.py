@@ -63,7 +63,7 @@ def test_a_request_of_a_child_ends_at_once(rig: Rig, tmp_path: Path) -> None:
             handle = client.request("ACME", "echo", 1, on_error=lambda error: called.set())
             error = handle.getError()
             print(type(error).__name__, error.started, "connect after the fork" in str(error))
-            print(called.wait(10), client.connected)
+            print(called.wait(20), client.connected)
 
         forked(ask)
         print(client.request("ACME", "echo", 2).get())

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import headgate
 
 PACKAGE = Path(headgate.__file__).parent
@@ -117,7 +119,9 @@ def test_import_brings_nothing_heavy() -> None:
 def test_import_is_quick() -> None:
     """`import headgate` takes 150 ms at most; on a slow machine, 3 times as long as asyncio."""
     ours, asyncios = [], []
-    for _ in range(5):
+    for _ in range(20):
         ours.append(import_seconds("headgate"))
         asyncios.append(import_seconds("asyncio"))
-    assert min(ours) <= max(0.150, 3 * min(asyncios))
+        if len(ours) >= 5 and min(ours) <= max(0.150, 3 * min(asyncios)):
+            return
+    pytest.fail(f"{min(ours):.3f} s, and asyncio {min(asyncios):.3f} s")

@@ -85,7 +85,7 @@ class Running:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        return self.process.wait(15)
+        return self.process.wait(30)
 
     def end(self) -> None:
         self.process.kill()
@@ -132,7 +132,7 @@ class TestKilled:
             gateway.send(signal.SIGKILL)
             killed = time.monotonic()
             errors = [handle.getError() for handle in handles]
-            assert time.monotonic() - killed < 5
+            assert time.monotonic() - killed < 30
             assert all(isinstance(error, (ConnectionLost, Overloaded)) for error in errors)
             assert all(error.started is not False for error in errors[:100])
             rig.until(lambda: len(ends) == 1000)
@@ -151,7 +151,7 @@ class TestKilled:
             while not handles[0].started:
                 await asyncio.sleep(0.002)
             gateway.send(signal.SIGKILL)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 errors = await asyncio.gather(*handles, return_exceptions=True)
             assert all(isinstance(error, ConnectionLost) for error in errors)
             assert zero(client)
@@ -173,8 +173,8 @@ class TestKilled:
         self, rig: Rig, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A stopped process answers no ping: the connection counts as lost."""
-        monkeypatch.setattr("headgate.wire.session.DEAD_AFTER", 0.6)
-        monkeypatch.setattr("headgate.wire.session.PING_AFTER", 0.2)
+        monkeypatch.setattr("headgate.wire.session.DEAD_AFTER", 2.0)
+        monkeypatch.setattr("headgate.wire.session.PING_AFTER", 0.5)
         gateway = run()
         with headgate.connect(gateway.url) as client:
             handle = client.request("ACME", "wait")

@@ -125,7 +125,7 @@ def test_readme(tmp_path: Path) -> None:
             assert program.output in (None, printed)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
         assert process.stdout is not None
         process.stdout.close()
 

@@ -270,10 +270,10 @@ def test_run_on_its_own_thread_is_refused(loop_thread: LoopThread) -> None:
 
     async def outer() -> int:
         with pytest.raises(RuntimeError, match="test-loop would wait for itself"):
-            loop_thread.run(inner(), timeout=5)
+            loop_thread.run(inner(), timeout=20)
         return 1
 
-    assert loop_thread.run(outer(), timeout=10) == 1
+    assert loop_thread.run(outer(), timeout=20) == 1
 
 
 def test_stop_on_its_own_thread_does_not_wait() -> None:
@@ -286,8 +286,8 @@ def test_stop_on_its_own_thread_does_not_wait() -> None:
         thread.stop()
         returned.set()
 
-    thread.run(leave(), timeout=10)
-    assert returned.wait(10)
+    thread.run(leave(), timeout=20)
+    assert returned.wait(20)
     thread.stop(10)
     assert thread.loop.is_closed()
 

@@ -149,7 +149,7 @@ class TestByHand:
             peer.send(batch(*map(Cancel, range(1, 302))))
             fates: list[Any] = []
             while len(fates) < MAX_PARTIAL:
-                frames = decode_batch(peer.recv(timeout=10)).frames
+                frames = decode_batch(peer.recv(timeout=20)).frames
                 fates += [frame for frame in frames if isinstance(frame, FateFrame)]
             assert {frame.fate for frame in fates} == {Fate.NOT_STARTED}
             assert hub.stats()["bytes_arriving"] == 0

@@ -66,7 +66,7 @@ def hub(rig: Rig, records: Records) -> Iterator[headgate.Gateway]:
 
 def talk(hub: headgate.Gateway, data: bytes) -> bytes:
     """Send bytes to the port, and return all that comes until it closes."""
-    with socket.create_connection(("127.0.0.1", hub.port), timeout=10) as peer:
+    with socket.create_connection(("127.0.0.1", hub.port), timeout=20) as peer:
         peer.sendall(data)
         found = b""
         try:
@@ -79,7 +79,7 @@ def talk(hub: headgate.Gateway, data: bytes) -> bytes:
 
 def get(hub: headgate.Gateway, path: str, **headers: str) -> tuple[int, str]:
     """GET a path over HTTP."""
-    with closing(http.client.HTTPConnection("127.0.0.1", hub.port, timeout=10)) as peer:
+    with closing(http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)) as peer:
         peer.request("GET", path, headers=headers)
         answer = peer.getresponse()
         return answer.status, answer.read().decode()
@@ -121,7 +121,7 @@ def until_closed(peer: ClientConnection) -> ConnectionClosed:
     """Read on until the gateway closes the connection, and return how it did."""
     try:
         while True:
-            peer.recv(timeout=5)
+            peer.recv(timeout=20)
     except ConnectionClosed as closed:
         return closed
 
@@ -130,7 +130,7 @@ def answers(peer: ClientConnection, count: int) -> list[Any]:
     """Wait for answers, whatever else comes."""
     found: list[Any] = []
     while len(found) < count:
-        frames = decode_batch(peer.recv(timeout=5)).frames
+        frames = decode_batch(peer.recv(timeout=20)).frames
         found += [frame for frame in frames if isinstance(frame, Result | Fault)]
     return found
 
@@ -273,7 +273,7 @@ class TestGarbage:
         """So does a login that does not come."""
         monkeypatch.setattr("headgate.channel.server.LOGIN_SECONDS", 0.05)
         with open_socket(hub) as peer, pytest.raises(ConnectionClosed):
-            peer.recv(timeout=5)
+            peer.recv(timeout=20)
         assert records.told("refused", "the login did not come")
 
     def test_many_that_wait_disturb_nobody(self, hub: headgate.Gateway) -> None:
@@ -307,13 +307,13 @@ class TestLogin:
                 token=b"?" * 32, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
             )
             peer.send(handshake.hello())
-            peer.recv(timeout=5)
+            peer.recv(timeout=20)
             peer.send(encode(Proof(b"?" * 32)))
-            refusal = decode_greeting(peer.recv(timeout=5))
+            refusal = decode_greeting(peer.recv(timeout=20))
             assert isinstance(refusal, Refuse)
             assert refusal.code == "denied"
             with pytest.raises(ConnectionClosed):
-                peer.recv(timeout=5)
+                peer.recv(timeout=20)
         assert records.told("refused", "proof")
 
     def test_there_is_one_try(self, hub: headgate.Gateway) -> None:
@@ -323,7 +323,7 @@ class TestLogin:
                 token=hub.token, address=f"127.0.0.1:{hub.port}", nonce=os.urandom(32)
             )
             peer.send(handshake.hello())
-            answer = handshake.receive(peer.recv(timeout=5), time.monotonic())
+            answer = handshake.receive(peer.recv(timeout=20), time.monotonic())
             try:
                 peer.send(encode(Proof(b"?" * 32)))
                 peer.send(answer)
@@ -339,7 +339,7 @@ class TestLogin:
         with open_socket(hub) as peer:
             peer.send(batch(call(1)))
             with pytest.raises(ConnectionClosed):
-                peer.recv(timeout=5)
+                peer.recv(timeout=20)
         assert records.told("refused", "greeting")
 
     def test_a_greeting_that_is_too_large(self, hub: headgate.Gateway) -> None:
@@ -347,14 +347,14 @@ class TestLogin:
         with open_socket(hub) as peer:
             peer.send(b"x" * (MAX_GREETING + 1))
             with pytest.raises(ConnectionClosed):
-                peer.recv(timeout=5)
+                peer.recv(timeout=20)
 
     def test_another_protocol_version_is_told(self, hub: headgate.Gateway) -> None:
         """A client of another time learns which version is spoken here."""
         with open_socket(hub) as peer:
             hello = msgspec.msgpack.encode([32, [99], [], "local", os.urandom(32)])
             peer.send(hello)
-            refusal = decode_greeting(peer.recv(timeout=5))
+            refusal = decode_greeting(peer.recv(timeout=20))
             assert isinstance(refusal, Refuse)
             assert "version 1" in refusal.message
             assert "[99]" in refusal.message
@@ -410,7 +410,7 @@ class TestBrokenClients:
             peer.send(batch(Ping(), call(1), call(2, payload=b"\x02")))
             frames = []
             while len(frames) < 3:
-                frames += decode_batch(peer.recv(timeout=5)).frames
+                frames += decode_batch(peer.recv(timeout=20)).frames
             results = {f.id: f.payload for f in frames if isinstance(f, Result)}
             assert results == {1: b"\x01", 2: b"\x02"}
             assert any(isinstance(frame, Pong) for frame in frames)
@@ -434,7 +434,7 @@ class TestBrokenClients:
         """Its requests are cancelled, it is recorded, and others go on."""
         with logged_in(hub) as peer:
             peer.send(batch(call(1, "hold")))
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
             peer.send(message)
             closed = until_closed(peer)
             assert closed.rcvd is not None
@@ -457,7 +457,7 @@ class TestBrokenClients:
         with logged_in(hub) as peer:
             peer.send("hello")
             with pytest.raises(ConnectionClosed):
-                peer.recv(timeout=5)
+                peer.recv(timeout=20)
 
     @pytest.mark.parametrize("sent", [math.nan, math.inf, -math.inf])
     def test_a_clock_that_shows_no_time_closes_the_session(
@@ -467,7 +467,7 @@ class TestBrokenClients:
         with logged_in(hub) as peer:
             peer.send(batch(call(1, "hold"), sent=sent))
             with pytest.raises(ConnectionClosed):
-                peer.recv(timeout=5)
+                peer.recv(timeout=20)
         assert hub.globals["running"].empty()
 
     # Sent in the far future, they come after their deadlines: both are over at once.

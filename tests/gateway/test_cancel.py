@@ -54,7 +54,7 @@ def scope(request: pytest.FixtureRequest, rig: Rig) -> Callable[[headgate.Gatewa
 
 def begun(gateway: headgate.Gateway) -> Any:
     """Wait until a handler has begun, and return what it got."""
-    return gateway.globals["running"].get(timeout=5)
+    return gateway.globals["running"].get(timeout=20)
 
 
 class TestCancel:
@@ -69,7 +69,7 @@ class TestCancel:
         assert second.cancel() is True
         assert second.done
         assert isinstance(second.error(), CancellationException)
-        assert second.wait_fate(5) == "not started"
+        assert second.wait_fate(20) == "not started"
         hub.globals["go"].set()
         assert first.get() == 1
         assert caller.request("ACME", "hold", 3).get() == 3
@@ -88,7 +88,7 @@ class TestCancel:
         second = caller.request("ACME", "hold", 2)
         rig.until(lambda: hub.stats()["handlers_queued"] == 1)
         second.cancel()
-        assert second.wait_fate(5) == "not started"
+        assert second.wait_fate(20) == "not started"
         hub.globals["go"].set()
         assert first.get() == 1
 
@@ -106,7 +106,7 @@ class TestCancel:
         rig.until(lambda: handle.fate == "still running")
         assert hub.stats()["handlers_abandoned"] == 1
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_the_handler_sees_that_it_is_cancelled(self, rig: Rig, scope: Any) -> None:
         """context.cancelled becomes True; a handler that looks can return early."""
@@ -124,7 +124,7 @@ class TestCancel:
         handle = scope(hub).request("ACME", "test")
         assert begun(hub) is False
         handle.cancel()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_an_async_handler_is_interrupted(self, rig: Rig, scope: Any) -> None:
         """The task of an async handler is cancelled, its finally runs; fate "stopped"."""
@@ -132,7 +132,7 @@ class TestCancel:
         handle = scope(hub).request("ACME", "hold", "valve")
         assert begun(hub) == "valve"
         handle.cancel()
-        assert handle.wait_fate(5) == "stopped"
+        assert handle.wait_fate(20) == "stopped"
         assert hub.globals["stopped"] == "valve"
 
     def test_an_async_handler_that_goes_on_is_finished_when_it_returns(
@@ -146,7 +146,7 @@ class TestCancel:
         assert begun(hub) == "interrupted"
         rig.until(lambda: handle.fate == "still running")
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
         assert isinstance(handle.error(), CancellationException)
 
     def test_a_request_that_is_over_is_not_cancelled(self, rig: Rig, scope: Any) -> None:
@@ -179,13 +179,13 @@ class TestCancel:
         handle = hub.scope("").request("ACME", "hold", 1)
         assert begun(hub) == 1
         blocked, free = threading.Event(), threading.Event()
-        hub.call(lambda: (blocked.set(), free.wait(5)))
-        assert blocked.wait(5)
+        hub.call(lambda: (blocked.set(), free.wait(20)))
+        assert blocked.wait(20)
         hub.globals["go"].set()
         rig.until(lambda: hub.stats()["posted"] == 1)
         handle.cancel()
         free.set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_cancelled_before_it_left_never_reaches_the_gateway(self, rig: Rig) -> None:
         """Requests that are cancelled at once did not start, or are known to have started."""
@@ -196,7 +196,7 @@ class TestCancel:
         handles = [client.request("ACME", "count") for _ in range(200)]
         for handle in handles:
             handle.cancel()
-        fates = [handle.wait_fate(5) for handle in handles]
+        fates = [handle.wait_fate(20) for handle in handles]
         rig.settle(hub)
         assert set(fates) <= {"not started", "finished"}
         assert fates.count("finished") == hub.globals["running"].qsize()
@@ -256,13 +256,13 @@ class TestAbandonedThreads:
         assert client.request("B", "echo", 1).get() == 1
         hub.globals["go"].set()
         for handle in hanging:
-            assert handle.wait_fate(5) == "finished"
+            assert handle.wait_fate(20) == "finished"
         assert client.request("A", "echo", 1).get() == 1
 
 
 MEET = """
     def handleMessage(payload):
-        system.util.globals["barrier"].wait(8)
+        system.util.globals["barrier"].wait(20)
         return payload
     """
 
@@ -271,13 +271,13 @@ class TestTimeout:
     def test_a_running_handler_is_known_to_have_started(self, rig: Rig, scope: Any) -> None:
         """The gateway ends an overdue request, and says that it had begun."""
         hub = rig.gateway({"ACME/hold": rig.HOLD})
-        handle = scope(hub).request("ACME", "hold", 1, timeout=0.2)
+        handle = scope(hub).request("ACME", "hold", 1, timeout=0.7)
         error = handle.getError()
         assert isinstance(error, RequestTimeout)
         assert error.started is True
         rig.until(lambda: handle.fate == "still running")
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_a_waiting_one_is_known_not_to_have_started(self, rig: Rig, scope: Any) -> None:
         """An overdue request that was still queued says so, and never runs."""
@@ -290,7 +290,7 @@ class TestTimeout:
         assert isinstance(error, RequestTimeout)
         assert error.started is False
         assert "had not begun" in str(error)
-        assert handle.wait_fate(5) == "not started"
+        assert handle.wait_fate(20) == "not started"
         hub.globals["go"].set()
         first.get()
         rig.settle(hub)
@@ -299,11 +299,11 @@ class TestTimeout:
     def test_an_async_handler_is_interrupted(self, rig: Rig, scope: Any) -> None:
         """An overdue async handler is cancelled, as by its caller."""
         hub = rig.gateway({"ACME/hold": ASYNC_HOLD})
-        handle = scope(hub).request("ACME", "hold", 1, timeout=0.1)
+        handle = scope(hub).request("ACME", "hold", 1, timeout=0.7)
         error = handle.getError()
         assert isinstance(error, RequestTimeout)
         assert error.started is True
-        assert handle.wait_fate(5) == "stopped"
+        assert handle.wait_fate(20) == "stopped"
 
     def test_requests_with_different_timeouts_each_end_at_their_own(
         self, rig: Rig, scope: Any
@@ -326,10 +326,10 @@ class TestTimeout:
     def test_an_answer_that_comes_too_late_changes_nothing(self, rig: Rig, scope: Any) -> None:
         """The result of an overdue handler is dropped: the request stays timed out."""
         hub = rig.gateway({"ACME/hold": rig.HOLD})
-        handle = scope(hub).request("ACME", "hold", 1, timeout=0.1)
+        handle = scope(hub).request("ACME", "hold", 1, timeout=0.7)
         assert isinstance(handle.getError(), RequestTimeout)
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
         assert isinstance(handle.getError(), RequestTimeout)
         assert handle.block() is False
 
@@ -356,13 +356,13 @@ class TestTakenAndNotBegun:
     ) -> None:
         """The timeout does not say that it began; its fate is known when the thread has looked."""
         client = rig.client(rig.gateway({"ACME/echo": rig.ECHO.replace("def", kind)}))
-        request = client.request("ACME", "echo", timeout=0.05)
+        request = client.request("ACME", "echo", timeout=0.7)
         error = request.getError()
         assert isinstance(error, RequestTimeout)
         assert error.started is None
         assert request.fate == Fate.UNKNOWN
         held_up.set()
-        assert request.wait_fate(10) == Fate.NOT_STARTED
+        assert request.wait_fate(20) == Fate.NOT_STARTED
 
     def test_what_is_cancelled_in_between_runs(self, rig: Rig, held_up: threading.Event) -> None:
         """It is not known at once that it will run; when it has, its fate is that it finished."""
@@ -373,7 +373,7 @@ class TestTakenAndNotBegun:
         assert request.cancel()
         assert request.started is None
         held_up.set()
-        assert request.wait_fate(10) == Fate.FINISHED
+        assert request.wait_fate(20) == Fate.FINISHED
 
     def test_a_task_that_is_cancelled_before_its_first_step_is_over_too(
         self, rig: Rig, held_up: threading.Event
@@ -391,7 +391,7 @@ class TestTakenAndNotBegun:
         assert request.cancel()
         rig.until(lambda: hub.stats()["open"] == 0)
         held_up.set()
-        assert request.wait_fate(10) == Fate.STOPPED
+        assert request.wait_fate(20) == Fate.STOPPED
         rig.until(lambda: hub.stats()["handlers_under_way"] == 0)
 
 

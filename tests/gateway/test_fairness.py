@@ -32,7 +32,7 @@ def hold_all_threads(rig: Rig, client: Client, hub: Any) -> list[Any]:
     """Occupy the 8 threads of the pool until ``go``."""
     held = [client.request("ACME", "hold", number) for number in range(8)]
     for _ in held:
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
     return held
 
 
@@ -87,7 +87,7 @@ class TestThePool:
         rig.until(lambda: hub.stats()["handlers_queued"] == CROWD + 5)
         for handle in (*handles[::2], quiet_ones[3]):
             assert handle.cancel()
-            assert handle.wait_fate(5) == "not started"
+            assert handle.wait_fate(20) == "not started"
         assert hub.stats()["handlers_queued"] == CROWD // 2 + 4
         hub.globals["go"].set()
         for handle in (*held, *handles[1::2], *quiet_ones[:3], quiet_ones[4]):
@@ -114,11 +114,11 @@ class TestThePool:
         noisy, quiet = rig.client(hub), rig.client(hub)
         held = [noisy.request("ACME", "hold", number) for number in range(7)]
         for _ in held:
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         spread = noisy.request("ACME", "spread")
         late = noisy.request("ACME", "hold", "late")
-        assert hub.globals["asked"].wait(10)
-        hub.globals["running"].get(timeout=5)
+        assert hub.globals["asked"].wait(20)
+        hub.globals["running"].get(timeout=20)
         rig.until(lambda: hub.stats()["handlers_queued"] == 400)
         one = quiet.request("ACME", "note", "quiet")
         rig.until(lambda: hub.stats()["handlers_queued"] == 401)
@@ -147,7 +147,7 @@ class TestAHandlersOwnLimit:
         hub.globals["order"] = []
         noisy, quiet = rig.client(hub), rig.client(hub)
         held = noisy.request("ACME", "note", "hold")
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         handles = [held, *crowd(noisy, "note", 50)]
         for number, client in enumerate((quiet, noisy), 51):
             rig.until(lambda number=number: hub.stats()["handlers_queued"] == number - 1)
@@ -224,7 +224,7 @@ class TestTheEventLoop:
         client = rig.client(hub)
         handles = [client.request("ACME", "nap", number) for number in range(500)]
         for _ in handles:
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         for handle in handles:
             handle.cancel()
         client.close()
@@ -236,7 +236,7 @@ class TestTheEventLoop:
         hub = rig.gateway({"ACME/hold": rig.HOLD})
         client = rig.client(hub)
         handles = crowd(client, "hold", 3000)
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         client.close()
         rig.until(lambda: hub.stats()["sessions"] == 0)
         hub.globals["go"].set()

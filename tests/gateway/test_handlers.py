@@ -149,7 +149,7 @@ class TestPayload:
             {
                 "ACME/test": """
                 def handleMessage(payload):
-                    system.util.globals["go"].wait(10)
+                    system.util.globals["go"].wait(20)
                     return payload
                 """
             }
@@ -260,7 +260,7 @@ class TestExceptions:
         )
         client = rig.client(hub)
         client.request("ACME", "bad", timeout=5).block()
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         assert client.request("ACME", "good", timeout=5).get() == "fine"
         hub.globals.pop("task").exception()
 
@@ -347,7 +347,7 @@ class TestOrderAndLimits:
         client = rig.client(hub)
         busy = [client.request("ACME", "hold", n) for n in range(8)]
         for _ in busy:
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         hub.globals["order"] = []
         # All threads are busy; with one given back at a time the order can be seen exactly.
         waiting = [client.request("ACME", "note", n) for n in range(50)]
@@ -395,7 +395,7 @@ class TestOrderAndLimits:
         hub = rig.gateway({**dedicated, "ACME/hold": rig.HOLD, "ACME/echo": rig.ECHO})
         client = rig.client(hub)
         held = client.request("ACME", "hold", 1)
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         assert client.request("ACME", "echo", 2, timeout=5).get() == 2
         assert not held.done
 
@@ -413,7 +413,7 @@ class TestOrderAndLimits:
                     {
                     "await asyncio.to_thread(shared[payload].wait, 10)"
                     if "async" in form
-                    else "shared[payload].wait(10)"
+                    else "shared[payload].wait(20)"
                 }
                     return payload
                 """
@@ -422,14 +422,14 @@ class TestOrderAndLimits:
         hub.globals.update({name: threading.Event() for name in "abcd"})
         client = rig.client(hub)
         handles = {name: client.request("ACME", "test", name) for name in "abcd"}
-        running = {hub.globals["running"].get(timeout=5) for _ in range(3)}
+        running = {hub.globals["running"].get(timeout=20) for _ in range(3)}
         assert running == {"a", "b", "c"}
         assert hub.stats()["handlers_under_way"] == 4
         with pytest.raises(queue.Empty):
             hub.globals["running"].get(timeout=0.05)
         hub.globals["b"].set()
         assert handles["b"].get() == "b"
-        assert hub.globals["running"].get(timeout=5) == "d"
+        assert hub.globals["running"].get(timeout=20) == "d"
         for name in "acd":
             hub.globals[name].set()
         assert [handle.get() for handle in handles.values()] == list("abcd")
@@ -444,7 +444,7 @@ class TestOrderAndLimits:
         )
         caller = scope(hub)
         handles = [caller.request("ACME", "hold", n) for n in range(3)]
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         error = caller.request("ACME", "hold", 3).getError()
         assert isinstance(error, Overloaded)
         assert error.started is False
@@ -464,7 +464,7 @@ class TestOrderAndLimits:
         )
         client = rig.client(hub)
         first = client.request("ACME", "hold", 1)
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         assert isinstance(client.request("ACME", "hold", 2).getError(), Overloaded)
         hub.globals["go"].set()
         assert first.get() == 1
@@ -479,11 +479,11 @@ class TestOrderAndLimits:
         )
         client = rig.client(hub)
         first = client.request("ACME", "hold", 1)
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         for n in range(5):
             waiting = client.request("ACME", "hold", n)
             assert waiting.cancel()
-            assert waiting.wait_fate(5) == "not started"
+            assert waiting.wait_fate(20) == "not started"
         last = client.request("ACME", "hold", "last")
         hub.globals["go"].set()
         assert (first.get(), last.get()) == (1, "last")
@@ -514,7 +514,7 @@ class TestOrderAndLimits:
         client = rig.client(hub)
         held = [client.request("A", "hold", n) for n in range(20)]
         for _ in range(8):
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         assert client.request("B", "echo", 1, timeout=5).get() == 1
         assert not any(handle.done for handle in held)
 
@@ -533,7 +533,7 @@ class TestTime:
             {
                 "ACME/test": """
                 import headgate
-                @headgate.handler(timeout=0.1)
+                @headgate.handler(timeout=0.7)
                 def handleMessage(payload, context):
                     system.util.globals["remaining"] = context.remaining()
                     system.util.globals["go"].wait(20)
@@ -544,9 +544,9 @@ class TestTime:
         error = handle.getError()
         assert isinstance(error, RequestTimeout)
         assert error.started is True
-        assert hub.globals["remaining"] <= 0.1
+        assert hub.globals["remaining"] <= 0.7
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_the_handlers_own_timeout_does_not_lengthen_the_callers(self, rig: Rig) -> None:
         """The earlier of the two deadlines counts."""
@@ -575,7 +575,7 @@ class TestTime:
         )
         caller = scope(hub)
         first = caller.request("ACME", "test", "first")
-        assert hub.globals["running"].get(timeout=5) == "first"
+        assert hub.globals["running"].get(timeout=20) == "first"
         late = [caller.request("ACME", "test", n, timeout=0.05) for n in range(10)]
         for handle in late:
             error = handle.getError()
@@ -585,7 +585,7 @@ class TestTime:
         hub.globals["go"].set()
         first.get()
         assert caller.request("ACME", "test", "last").get() is None
-        assert hub.globals["running"].get(timeout=5) == "last"
+        assert hub.globals["running"].get(timeout=20) == "last"
 
     def test_a_running_handler_sees_that_its_time_is_up(self, rig: Rig) -> None:
         """context.cancelled is set and remaining() is 0 once the deadline has passed."""
@@ -600,10 +600,10 @@ class TestTime:
                 """
             }
         )
-        handle = rig.client(hub).request("ACME", "test", timeout=0.1)
+        handle = rig.client(hub).request("ACME", "test", timeout=0.7)
         assert isinstance(handle.getError(), RequestTimeout)
-        assert hub.globals["running"].get(timeout=5) == 0.0
-        assert handle.wait_fate(5) == "finished"
+        assert hub.globals["running"].get(timeout=20) == 0.0
+        assert handle.wait_fate(20) == "finished"
 
 
 class TestProgress:
@@ -618,7 +618,7 @@ class TestProgress:
                 {form} handleMessage(payload, context):
                     for n in range(3):
                         context.progress({{"done": n}})
-                        system.util.globals["seen"].acquire(timeout=5)
+                        system.util.globals["seen"].acquire(timeout=20)
                     return "ready"
                 """
             }
@@ -644,7 +644,7 @@ class TestProgress:
                 def handleMessage(payload, context):
                     for n in range(5000):
                         context.progress(n)
-                    system.util.globals["last"].wait(5)
+                    system.util.globals["last"].wait(20)
                 """
             }
         )
@@ -686,11 +686,11 @@ class TestProgress:
         handle = rig.client(hub).request(
             "ACME", "test", on_progress=lambda value: (values.append(value), first.set())
         )
-        assert first.wait(5)
+        assert first.wait(20)
         handle.cancel()
         rig.until(lambda: handle.fate == "still running")
         hub.globals["go"].set()
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
         assert values == [1]
 
 
@@ -704,7 +704,7 @@ class TestNeighbours:
         for n in range(30):
             # A message to a slow handler, and then the end: both for the same thread, perhaps.
             assert client.request("ACME", "quick", {"n": n}, timeout=5).get() == n
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
             hub.globals["go"].set()
             rig.until(lambda: client.request("@gateway", "stats").get()["handlers_running"] == 0)
             hub.globals["go"].clear()
@@ -721,7 +721,7 @@ class TestNeighbours:
                 def handleMessage(payload):
                     if payload["n"] == 0:
                         return system.util.sendRequest("ACME", "hold", payload)
-                    system.util.globals["stop"].wait(10)
+                    system.util.globals["stop"].wait(20)
                 """,
                 "ACME/hold": rig.HOLD,
             }
@@ -729,7 +729,7 @@ class TestNeighbours:
         hub.globals["stop"] = threading.Event()
         client = rig.client(hub)
         first = client.request("ACME", "own", {"n": 0}, timeout=5)
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         second = client.request("ACME", "own", {"n": 1})
         rig.until(lambda: hub.stats()["handlers_queued"] == 1)
         hub.globals["go"].set()
@@ -743,7 +743,7 @@ class TestNeighbours:
             {
                 "ACME/meet": """
                 def handleMessage(payload):
-                    system.util.globals["barrier"].wait(5)
+                    system.util.globals["barrier"].wait(20)
                     return payload
                 """
             }

@@ -158,7 +158,7 @@ class TestStopping:
                 hub.scope("").request("ACME", name, on_success=id).get()
         rig.until(lambda: not any(hub.stats().values()))
         hub.stop()
-        rig.until(lambda: own_threads() <= before, 5)
+        rig.until(lambda: own_threads() <= before)
 
     def test_what_is_in_flight_may_finish(self, rig: Rig) -> None:
         """Within the grace requests are answered; nothing new is taken."""
@@ -166,7 +166,7 @@ class TestStopping:
         client = rig.client(hub)
         held = [client.request("ACME", "hold", 1), hub.scope("").request("ACME", "hold", 2)]
         for _ in held:
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         stopping = threading.Thread(target=hub.stop, args=(10,))
         stopping.start()
         for scope in (client, hub.scope("")):
@@ -185,7 +185,7 @@ class TestStopping:
                 "ACME/outer": """
                 def handleMessage(payload):
                     system.util.globals["running"].put("begun")
-                    system.util.globals["go"].wait(10)
+                    system.util.globals["go"].wait(20)
                     return system.util.sendRequest("ACME", "echo", payload)
                 """,
                 "ACME/echo": rig.ECHO,
@@ -193,7 +193,7 @@ class TestStopping:
         )
         client = rig.client(hub)
         handle = client.request("ACME", "outer", {"a": 1})
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         stopping = threading.Thread(target=hub.stop, args=(10,))
         stopping.start()
         rig.until(lambda: client.request("ACME", "echo").block() is False)
@@ -207,7 +207,7 @@ class TestStopping:
         client = rig.client(hub)
         handles = [client.request("ACME", "hold"), hub.scope("").request("ACME", "hold")]
         for _ in handles:
-            hub.globals["running"].get(timeout=5)
+            hub.globals["running"].get(timeout=20)
         hub.stop(0.05)
         for handle in handles:
             error = handle.getError()
@@ -242,7 +242,7 @@ class TestStopping:
         script += "\n".join(line[8:] for line in body.splitlines())
         hub = rig.gateway({"ACME/hold": script})
         handle = hub.scope("").request("ACME", "hold")
-        hub.globals["running"].get(timeout=5)
+        hub.globals["running"].get(timeout=20)
         stopping = threading.Thread(target=hub.stop, args=(0.05,))
         stopping.start()
         stopping.join(15)
@@ -264,7 +264,7 @@ class TestStopping:
         hub.globals["hub"] = hub
         error = hub.scope("").request("ACME", "stop").getError()
         assert isinstance(error, ConnectionLost)
-        assert hub.globals["running"].get(timeout=10) == "stopped"
+        assert hub.globals["running"].get(timeout=20) == "stopped"
         hub.globals.pop("hub")
 
     def test_two_gateways_of_one_process_do_not_disturb_each_other(self, rig: Rig) -> None:

@@ -97,7 +97,7 @@ def test_a_handler_that_waits_for_its_own_handle(rig: Rig) -> None:
         {
             "ACME/own": """
                 def handleMessage(payload):
-                    system.util.globals["ready"].wait(10)
+                    system.util.globals["ready"].wait(20)
                     return system.util.globals["handle"].get()
                 """
         }

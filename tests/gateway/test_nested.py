@@ -43,7 +43,7 @@ COOPERATIVE = """
 
 def begun(gateway: headgate.Gateway) -> Any:
     """Wait until a handler has begun, and return what it put."""
-    return gateway.globals["running"].get(timeout=5)
+    return gateway.globals["running"].get(timeout=20)
 
 
 class TestLifetime:
@@ -98,11 +98,11 @@ class TestLifetime:
             }
         )
         client = rig.client(hub)
-        handle = client.request("ACME", "outer", timeout=0.3)
+        handle = client.request("ACME", "outer", timeout=1)
         assert begun(hub) == {"depth": 3}
         assert isinstance(handle.getError(), RequestTimeout)
         assert begun(hub) == "cancelled"
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_cancelling_the_outer_one_cancels_three_levels(self, rig: Rig) -> None:
         """A cancel reaches the handler of a request of a request of a request."""
@@ -121,7 +121,7 @@ class TestLifetime:
         assert hub.stats()["open"] == 3
         handle.cancel()
         assert begun(hub) == "cancelled"
-        assert handle.wait_fate(5) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
     def test_a_nested_request_that_waits_is_cancelled_too(self, rig: Rig) -> None:
         """What was still queued when the outer request ended never starts."""
@@ -161,7 +161,7 @@ class TestLifetime:
                 "ACME/outer": """
                 def handleMessage(payload):
                     system.util.sendRequestAsync("ACME", "hold")
-                    assert system.util.globals["running"].get(timeout=5) == {}
+                    assert system.util.globals["running"].get(timeout=20) == {}
                     raise ValueError
                 """,
                 "ACME/hold": COOPERATIVE,
@@ -192,7 +192,7 @@ class TestLifetime:
                 """,
                 "ACME/late": """
                 def handleMessage(payload, context):
-                    system.util.globals["returned"].wait(5)
+                    system.util.globals["returned"].wait(20)
                     return context.caller.host, context.cancelled, context.remaining()
                 """,
             }
@@ -213,9 +213,9 @@ class TestLifetime:
                 "ACME/outer": """
                 def handleMessage(payload):
                     system.util.sendRequestAsync(
-                        "ACME", "hold", timeoutSec=0.3, onError=system.util.globals["running"].put
+                        "ACME", "hold", timeoutSec=1, onError=system.util.globals["running"].put
                     )
-                    return system.util.globals["running"].get(timeout=5)
+                    return system.util.globals["running"].get(timeout=20)
                 """,
                 "ACME/hold": COOPERATIVE,
             }
@@ -232,7 +232,7 @@ class TestLifetime:
                     system.util.sendRequestAsync(
                         "ACME", "hold", onError=system.util.globals["running"].put
                     )
-                    return system.util.globals["running"].get(timeout=5)
+                    return system.util.globals["running"].get(timeout=20)
                 """,
                 "ACME/hold": COOPERATIVE,
                 "ACME/project.toml": "[handlers.hold]\ntimeout = 0.3\n",
@@ -272,9 +272,9 @@ class TestLifetime:
                 "ACME/outer": """
                 def handleMessage(payload):
                     handle = system.util.sendRequestAsync("ACME", "hold")
-                    system.util.globals["running"].get(timeout=5)
+                    system.util.globals["running"].get(timeout=20)
                     handle.cancel()
-                    return handle.wait_fate(5), type(handle.getError()).__name__
+                    return handle.wait_fate(20), type(handle.getError()).__name__
                 """,
                 "ACME/hold": COOPERATIVE,
             }
@@ -294,7 +294,7 @@ class TestLifetime:
                 "ACME/work": """
                 def handleMessage(payload, context):
                     context.progress(1)
-                    system.util.globals["running"].put(system.util.globals["seen"].get(timeout=5))
+                    system.util.globals["running"].put(system.util.globals["seen"].get(timeout=20))
                     return "done"
                 """,
             }
@@ -314,7 +314,7 @@ class TestLifetime:
                 """,
                 "ACME/note": """
                 def handleMessage(payload, context):
-                    system.util.globals["ended"].wait(5)
+                    system.util.globals["ended"].wait(20)
                     system.util.globals["running"].put(context.cancelled)
                 """,
             }
@@ -402,7 +402,7 @@ class TestDeadlock:
             settings="concurrency=1", form="async def", rest="return await handle"
         )
         hub = rig.gateway({"ACME/itself": script})
-        error = rig.client(hub).request("ACME", "itself", timeout=1).getError()
+        error = rig.client(hub).request("ACME", "itself", timeout=20).getError()
         assert isinstance(error, HandlerError)
         assert error.remote_type == "DeadlockError"
 
@@ -443,7 +443,7 @@ class TestDeadlock:
                 def handleMessage(payload):
                     handle = system.util.sendRequestAsync("A", "one", {"again": True})
                     system.util.globals["running"].put("asked")
-                    system.util.globals["go"].wait(5)
+                    system.util.globals["go"].wait(20)
                     handle.get()
                 """,
             }
@@ -484,7 +484,7 @@ class TestDeadlock:
             @headgate.handler(concurrency=1)
             def handleMessage(payload):
                 if payload:
-                    system.util.globals["barrier"].wait(5)
+                    system.util.globals["barrier"].wait(20)
                     system.util.sendRequest("ACME", "{other}")
                 return "fine"
             """

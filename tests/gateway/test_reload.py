@@ -70,7 +70,7 @@ class Plant:
     def hold(self, handler: str = "hold", payload: Any = None) -> Any:
         """Make a request to `rig.HOLD` or the like, and wait until it runs."""
         request = self.ask(handler, {"n": payload})
-        assert self.hub.globals["running"].get(timeout=10) == {"n": payload}
+        assert self.hub.globals["running"].get(timeout=20) == {"n": payload}
         return request
 
     def queued(self, count: int) -> None:
@@ -167,7 +167,7 @@ class TestWhatIsNew:
         held = [acme.hold(payload=1), acme.ask("hold", {"n": 2}), acme.ask("hold", {"n": 3})]
         acme.queued(2)
         acme.reload({"ACME/project.toml": "[handlers.hold]\nconcurrency = 2\nqueue = 0\n"})
-        assert acme.hub.globals["running"].get(timeout=10) == {"n": 2}
+        assert acme.hub.globals["running"].get(timeout=20) == {"n": 2}
         assert "limit" in str(acme.ask("hold").getError())
         acme.go()
         assert [each.get()["n"] for each in held] == [1, 2, 3]
@@ -227,7 +227,7 @@ class TestCallsMeanwhile:
         script = hold("old").replace("def handle", f"{way} handle")
         acme = plant({"gone/hold": script, "gone/project.toml": "[defaults]\nconcurrency=1"})
         runs = acme.util.sendRequestAsync("gone", "hold", {"n": 1}, timeoutSec=20)
-        acme.hub.globals["running"].get(timeout=10)
+        acme.hub.globals["running"].get(timeout=20)
         waits = acme.ask("hold", {"n": 2}, project="gone")
         acme.queued(1)
         acme.remove("gone")
@@ -270,7 +270,7 @@ class TestCallsMeanwhile:
         waits = [acme.ask("hold", {"n": n}) for n in range(2, 12)]
         if before == "Shared":
             # These have begun.
-            begun = {acme.hub.globals["running"].get(timeout=10)["n"] for _ in range(7)}
+            begun = {acme.hub.globals["running"].get(timeout=20)["n"] for _ in range(7)}
             assert begun == set(range(2, 9))
         acme.queued(10 if before == "Dedicated" else 3)
         acme.reload({"ACME/hold": head.format("Dedicated") + unindented(hold("new"))})
@@ -282,7 +282,7 @@ class TestCallsMeanwhile:
         assert later.get() == "new"
         begun = 7 if before == "Shared" else 0
         assert [each.get() for each in waits] == ["old"] * begun + ["new"] * (10 - begun)
-        order = [acme.hub.globals["running"].get(timeout=10)["n"] for _ in range(11 - begun)]
+        order = [acme.hub.globals["running"].get(timeout=20)["n"] for _ in range(11 - begun)]
         assert order == list(range(2 + begun, 13))
 
     def test_one_that_comes_back_while_it_runs_waits_for_itself(self, plant: Any) -> None:

@@ -160,7 +160,7 @@ class TestMessages:
         report = scope(hub).message("ACME", "hold", {"n": 1}, scope="G").get()
         assert status(report) == ["SENT"]
         assert report == ["scope=G,gateway=hub,project=ACME,handler=hold,sendStatus=SENT"]
-        assert hub.globals["running"].get(timeout=5) == {"n": 1}
+        assert hub.globals["running"].get(timeout=20) == {"n": 1}
 
     def test_without_a_scope_the_gateway_is_meant_too(self, rig: Rig) -> None:
         """The default scope is CGS."""
@@ -221,7 +221,7 @@ class TestMessages:
             }
         )
         rig.client(hub).message("ACME", "test", scope="G").get()
-        assert hub.globals["running"].get(timeout=5) == 32
+        assert hub.globals["running"].get(timeout=20) == 32
 
     def test_its_handler_runs_on_when_the_sender_leaves(self, rig: Rig) -> None:
         """Nobody waits for a message's handler, so nobody's leaving cancels it."""
@@ -229,7 +229,7 @@ class TestMessages:
             {
                 "ACME/test": """
                 def handleMessage(payload, context):
-                    system.util.globals["left"].wait(5)
+                    system.util.globals["left"].wait(20)
                     system.util.globals["running"].put(context.cancelled)
                 """
             }
@@ -240,7 +240,7 @@ class TestMessages:
         client.close()
         rig.until(lambda: hub.stats()["sessions"] == 0)
         hub.globals["left"].set()
-        assert hub.globals["running"].get(timeout=5) is False
+        assert hub.globals["running"].get(timeout=20) is False
 
     def test_an_unsendable_payload_is_refused_before_anything_is_sent(
         self, rig: Rig, scope: Any
@@ -266,7 +266,7 @@ class TestMessages:
             }
         )
         assert status(rig.client(hub).request("ACME", "test").get()) == ["SENT"]
-        assert hub.globals["running"].get(timeout=5) == "again"
+        assert hub.globals["running"].get(timeout=20) == "again"
 
 
 class TestFailingMessages:

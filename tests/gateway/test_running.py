@@ -106,7 +106,7 @@ class TestTable:
         """It is shown while its handler has not returned, and counted in `stats`."""
         hub = rig.gateway({"ACME/hold": rig.HOLD})
         client = rig.client(hub)
-        handle = client.request("ACME", "hold", {}, timeout=0.3 if end == "timeout" else 60)
+        handle = client.request("ACME", "hold", {}, timeout=0.7 if end == "timeout" else 60)
         begun(hub)
         if end == "cancel":
             handle.cancel()

@@ -83,13 +83,13 @@ class Ends:
 
     def next(self) -> tuple[str, Any]:
         """Wait for what the next callback gets, with the callback's name."""
-        return self._got.get(timeout=10)
+        return self._got.get(timeout=20)
 
     def rest(self, scope: Scope | headgate.Gateway) -> list[tuple[str, Any]]:
         """Wait until every callback that is due has run, and return what was not taken yet."""
         ran = threading.Event()
         scope.invoke(ran.set)
-        assert ran.wait(10)
+        assert ran.wait(20)
         return [self._got.get() for _ in range(self._got.qsize())]
 
     def _note(self, name: str, arguments: tuple[Any, ...]) -> None:
@@ -139,4 +139,4 @@ def pair(rig: Rig) -> tuple[headgate.Gateway, headgate.Gateway]:
 @pytest.fixture
 def begun() -> Callable[[headgate.Gateway], Any]:
     """Give a function that waits until a holding handler has begun, and returns its payload."""
-    return lambda gateway: gateway.globals["running"].get(timeout=10)
+    return lambda gateway: gateway.globals["running"].get(timeout=20)

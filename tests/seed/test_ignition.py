@@ -84,11 +84,11 @@ class TestRequests:
         self, rig: Rig, hub: headgate.Gateway, caller: Scope, begun: Begun
     ) -> None:
         """A handler on a thread goes on to its end."""
-        handle = caller.request("ACME", "hold", 1, timeout=0.2)
+        handle = caller.request("ACME", "hold", 1, timeout=0.7)
         assert begun(hub) == 1
         assert handle.block() is False
         hub.globals["go"].set()
-        assert handle.wait_fate(10) == "finished"
+        assert handle.wait_fate(20) == "finished"
 
 
 class TestHandlers:

@@ -46,7 +46,7 @@ class InThread:
         return self._ended.empty()
 
     def end(self) -> Any:
-        return self._ended.get(timeout=10)
+        return self._ended.get(timeout=20)
 
     def _run(self) -> None:
         try:
@@ -115,7 +115,7 @@ def test_cancel_cancels_the_request(
     handle = client.system.util.sendRequestAsync("ACME", "async_hold", {"number": 55})
     begun(hub)
     assert handle.cancel() is True
-    assert handle.wait_fate(10) == "stopped"
+    assert handle.wait_fate(20) == "stopped"
     assert hub.globals["stopped"] == {"number": 55}
 
 
@@ -132,7 +132,7 @@ def test_cancel_calls_any_completion_callback_with_cancellation_exception(
     with pytest.raises(CancellationException):
         handle.get()
     hub.globals["go"].set()
-    assert handle.wait_fate(10) in ("finished", "not started")
+    assert handle.wait_fate(20) in ("finished", "not started")
     assert ends.rest(client) == [], "the late result reached a callback"
 
 
@@ -353,7 +353,7 @@ def test_callback_functions_are_executed_on_one_thread(caller: Scope, ends: Ends
 
     for handler in ("echo", "fail"):
         caller.request("ACME", handler, on_success=note, on_error=note)
-    first, second = threads.get(timeout=10), threads.get(timeout=10)
+    first, second = threads.get(timeout=20), threads.get(timeout=20)
     assert first is second is not threading.current_thread()
     assert first.name.endswith("-callbacks")
 
@@ -397,7 +397,7 @@ def test_scope_gateway(rig: Rig, ends: Ends) -> None:
                     bad.onError(lambda error: ends.put(type(error).__name__))
                     found = [good.get(), good.block(), good.getError(), bad.block()]
                     found += [type(bad.getError()).__name__, bad.cancel()]
-                    return [found, sorted(str(ends.get(timeout=10)) for _ in range(2))]
+                    return [found, sorted(str(ends.get(timeout=20)) for _ in range(2))]
                 """,
         }
     )

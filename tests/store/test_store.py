@@ -93,10 +93,10 @@ class Held:
 
         def wait(connection: Connection) -> None:
             running.set()
-            assert self.release.wait(10)
+            assert self.release.wait(20)
 
         self.done = store.write(wait)
-        assert running.wait(10)
+        assert running.wait(20)
 
 
 # -- node and boots
@@ -354,10 +354,10 @@ def test_read_does_not_wait_for_a_write(store: Store) -> None:
     def slow(connection: Connection) -> None:
         add(101)(connection)
         running.set()
-        assert release.wait(10)
+        assert release.wait(20)
 
     write = store.write(slow)
-    assert running.wait(10)
+    assert running.wait(20)
     assert store.read(added).result(10) == []
     release.set()
     write.result()
@@ -474,7 +474,7 @@ def opened():
     start = time.perf_counter()
     with Store(sys.argv[1]):
         return time.perf_counter() - start
-print(min(opened() for _ in range(5)), "alembic" in sys.modules)
+print(min(opened() for _ in range(20)), "alembic" in sys.modules)
 """
     out = subprocess.run(
         [sys.executable, "-c", program, folder], capture_output=True, text=True, check=True

@@ -97,7 +97,7 @@ def test_asynchronous_function_of_a_handler(plant: Plant) -> None:
             def handleMessage(payload):
                 names = []
                 work = lambda: names.append(facade.util.getProjectName())
-                facade.util.invokeAsynchronous(work).join(5)
+                facade.util.invokeAsynchronous(work).join(20)
                 return names
             """
     )

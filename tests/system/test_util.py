@@ -54,9 +54,9 @@ def test_positional_order(client: headgate.Client) -> None:
         ended.release()
 
     client.system.util.sendRequestAsync("ACME", "echo", {"a": 1}, "hub", 5, success, error)
-    assert ended.acquire(timeout=5)
+    assert ended.acquire(timeout=20)
     client.system.util.sendRequestAsync("ACME", "fail", {}, "hub", 5, success, error)
-    assert ended.acquire(timeout=5)
+    assert ended.acquire(timeout=20)
     assert ends == [{"a": 1}, headgate.HandlerError]
     assert client.system.util.sendRequest("ACME", "echo", {"a": 1}, "hub", "5") == {"a": 1}
 
@@ -239,12 +239,12 @@ def test_invoke_asynchronously(client: headgate.Client) -> None:
 
     thread = client.system.util.invokeAsynchronous(work, [1, 2], {"a": 3}, "Nightly report")
     assert isinstance(thread, threading.Thread)
-    thread.join(5)
+    thread.join(20)
     assert calls == [((1, 2), {"a": 3}, thread)]
     assert thread.name == "Nightly report"
     assert thread.daemon
     unnamed = client.system.util.invokeAsynchronous(work)
-    unnamed.join(5)
+    unnamed.join(20)
     assert calls[1] == ((), {}, unnamed)
     assert unnamed.name == "work"
 
@@ -263,7 +263,7 @@ def test_error_of_an_asynchronous_function(
     def break_down() -> None:
         raise OSError("the valve is stuck")
 
-    client.system.util.invokeAsynchronous(break_down, description="Valves").join(5)
+    client.system.util.invokeAsynchronous(break_down, description="Valves").join(20)
     assert "Valves failed" in caplog.text
     assert "in break_down" in caplog.text
     assert "OSError: the valve is stuck" in caplog.text
@@ -277,7 +277,7 @@ START = """
         done = shared["done"] = threading.Event()
         shared["caller"] = context.caller.session
         def work():
-            shared["ask"].wait(5)
+            shared["ask"].wait(20)
             try:
                 shared["answer"] = system.util.sendRequest("ACME", "who", timeoutSec=5)
             except Exception as error:
@@ -285,7 +285,7 @@ START = """
             done.set()
         system.util.invokeAsynchronous(work)
         if payload.get("wait"):
-            done.wait(5)
+            done.wait(20)
         if payload.get("fail"):
             raise ValueError("the handler fails")
         return shared.get("answer")
@@ -293,7 +293,7 @@ START = """
 
 WHO = """
     def handleMessage(payload, context):
-        system.util.globals["go"].wait(5)
+        system.util.globals["go"].wait(20)
         return [context.caller.session, context.remaining() > 2]
     """
 
@@ -305,7 +305,7 @@ WHO = """
         ({"fail": True}, False, 1),
         ({"fail": True}, True, 1),
         ({}, True, 1),
-        ({"wait": True}, True, 0.1),
+        ({"wait": True}, True, 0.7),
     ],
     ids=["while it runs", "as it fails", "after it failed", "after it returned", "past its end"],
 )
@@ -326,7 +326,7 @@ def test_requests_of_an_asynchronous_function(
         handle.block()
         ask.set()
         go.set()
-        assert shared["done"].wait(5)
+        assert shared["done"].wait(20)
         assert shared["answer"] == [client.session_id, True]
         assert shared["caller"] == client.session_id
 
@@ -352,7 +352,7 @@ def test_asynchronous_function_keeps_out_of_the_pool(plant: Plant) -> None:
     )
     # The one thread of the handler is busy, so the inner request waits; it is no deadlock.
     assert hub.system.util.sendRequest("ACME", "start") == []
-    hub.system.util.globals["thread"].join(5)
+    hub.system.util.globals["thread"].join(20)
     assert hub.system.util.globals["answers"] == ["inner"]
     stats = hub.stats()
     assert not any(stats.values()), stats
@@ -365,7 +365,7 @@ def test_waiting_asynchronous_functions_lend_no_places(plant: Plant, rig: Rig) -
             def handleMessage(payload):
                 wait = lambda: system.util.sendRequest("ACME", "park")
                 system.util.invokeAsynchronous(wait)
-                system.util.globals["release"].wait(5)
+                system.util.globals["release"].wait(20)
             """,
         park="""
             import asyncio

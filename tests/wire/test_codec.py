@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import textwrap
-import time as clock
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
@@ -401,13 +400,19 @@ class TestDateAndTime:
             arrived = decode(msgspec.msgpack.encode(Ext(extensions.DATETIME, text)))
             assert same(arrived, datetime(2024, 7, 1, 12, tzinfo=timezone(timedelta(hours=5))))
 
-    def test_many_unknown_zones_cost_no_search_each(self) -> None:
+    def test_many_unknown_zones_cost_no_search_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A hostile payload cannot make the receiver search the disk a million times."""
+        searched: list[str] = []
+
+        def search(name: str) -> ZoneInfo:
+            searched.append(name)
+            return ZoneInfo(name)
+
+        monkeypatch.setattr("headgate.wire.moments.ZoneInfo", search)
         names = (f"2024-07-01T12:00:00+05:00[X/{index}]" for index in range(20_000))
         data = msgspec.msgpack.encode([Ext(extensions.DATETIME, name.encode()) for name in names])
-        started = clock.perf_counter()
-        decode(data)
-        assert clock.perf_counter() - started < 1.5
+        assert len(decode(data)) == 20_000
+        assert len(searched) <= 1
 
     def test_timestamp_of_messagepack_is_read(self) -> None:
         """Other programs write the standard's own timestamp."""

@@ -29,7 +29,7 @@ from headgate.errors import ConfigurationError, GatewayUnreachable
 
 __all__ = ["demo", "example_projects"]
 
-LONGEST = 10.0
+LONGEST = 30.0
 """Seconds after which the gateway is killed, so that whatever waits for it ends."""
 
 FIRST_EXAMPLE = """\
