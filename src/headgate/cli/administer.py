@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +143,8 @@ def _do_to_rules(
     payload: dict[str, Any],
     by: Caller,
 ) -> Any:
+    import asyncio
+
     from headgate.security.policy import RulePolicy
     from headgate.security.rules import Rules, operations
 
@@ -163,6 +164,8 @@ def _do_to_rules(
 def _do_to_identities(
     store: Store, recorder: Recorder, action: str, payload: dict[str, Any], by: Caller
 ) -> Any:
+    import asyncio
+
     from headgate.security.administration import Administration
     from headgate.security.identities import Identities
 
