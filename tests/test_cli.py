@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 
 import headgate
 from headgate import Dataset, errors
-from headgate.channel.address import DEFAULT_PORT
-from headgate.cli.app import DEFAULT_URL, app
+from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.cli.app import app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
 from headgate.cli.ps import duration
