@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,10 @@ import pytest
 import headgate
 from headgate.errors import ConnectionLost, HandlerNotFound, PermissionDenied, RequestError
 from headgate.gateway import sessions as sessions_module
+from headgate.invocation import Caller, Invocation
+from headgate.security.identities import Login
+from headgate.wire.frames import Call, Hello
+from headgate.wire.session import Session
 
 if TYPE_CHECKING:
     from conftest import Records, Rig
@@ -170,3 +175,42 @@ def test_no_session_outlives_the_gateway(rig: Rig, gateway: headgate.Gateway) ->
     gateway.stop()
     gateway.start()
     assert as_ada(rig, gateway).request("P", "who").get()[0] == "ada"
+
+
+async def test_nothing_is_dispatched_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent before the end and nobody looked at is dropped, and the connection is cut."""
+    monkeypatch.setattr(sessions_module, "LAST_SECONDS", 0.0)
+    cut = asyncio.Event()
+
+    class Channel:
+        def close(self, reason: str) -> None: ...
+
+        def abort(self, reason: str) -> None:
+            cut.set()
+
+    dispatched: list[Invocation] = []
+
+    class Switchboard:
+        def dispatch(self, invocation: Invocation) -> None:
+            dispatched.append(invocation)
+
+        def stop_invocation(self, invocation: Invocation, error: RequestError) -> None: ...
+
+    channel: Any = Channel()
+    switchboard: Any = Switchboard()
+    hello = Hello(versions=[1], features=[], method="password", nonce=b"")
+    session = sessions_module.ClientSession(
+        channel,
+        Session(now=0.0, id="1", connecting=False),
+        caller=Caller(user="ada"),
+        login=Login(user="ada", method="password"),
+        hello=hello,
+        switchboard=switchboard,
+    )
+    call = Call(id=1, project="P", handler="a", payload=b"", deadline=1e9)
+    session.received(channel, [(call, None, 1e9)])
+    assert len(dispatched) == 1
+    session.end("the user is gone")
+    session.received(channel, [(call, None, 1e9)])
+    assert len(dispatched) == 1
+    await asyncio.wait_for(cut.wait(), 10)

@@ -83,6 +83,21 @@ async def test_password_is_hashed_anew(desk: Desk) -> None:
     assert extract_parameters(stored) == PARAMETERS
 
 
+async def test_change_that_nobody_waits_for(desk: Desk) -> None:
+    """Whoever leaves while the database is written leaves nothing in between."""
+    await desk.user()
+    adding = asyncio.ensure_future(desk.do("user_add", name="bob"))
+    await asyncio.sleep(0)
+    adding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await adding
+    await desk.do("user_hosts", name="ada", hosts=[])
+    assert set(desk.identities.accounts.users) in ({"ada"}, {"ada", "bob"})
+    before = desk.identities.accounts
+    desk.restart()
+    assert desk.identities.accounts == before
+
+
 async def test_user_removed_during_login(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login during which its user is removed does not come to a good end."""
     await desk.user()
@@ -294,7 +309,7 @@ async def test_anonymous(desk: Desk) -> None:
 
 async def test_local(desk: Desk) -> None:
     """Who has proven to know the local token is the owner, whatever is pinned."""
-    desk.pins["hub"] = HostPin(("10.9.9.9",))
+    desk.pins = {"hub": HostPin(("10.9.9.9",))}
     shown = Shown("local", hello=Hello("hub"))
     login = await desk.identities.log_in(shown, Peer("127.0.0.1"))
     caller = desk.identities.current(login, session="7")
@@ -357,7 +372,7 @@ async def test_host_of_a_certificate(desk: Desk, claim: str, verified: str) -> N
 @pytest.mark.parametrize("address", ["10.1.4.7", "2001:db8::7"])
 async def test_pinned_host(desk: Desk, address: str) -> None:
     """A pinned name is verified from its addresses, and who claims it elsewhere is not let in."""
-    desk.pins["Panel-7"] = HostPin(("10.1.4.0/24", "2001:db8::/64"))
+    desk.pins = {"Panel-7": HostPin(("10.1.4.0/24", "2001:db8::/64"))}
     await desk.user(hosts=["*"])
     login = await desk.by_password(host="panel-7", peer=Peer(address))
     assert login.verified_host == "panel-7"
@@ -370,9 +385,9 @@ async def test_pin_that_comes_later(desk: Desk) -> None:
     """A session that claims a name which is pinned elsewhere meanwhile is over."""
     await desk.user()
     login = await desk.by_password(host="panel-7")
-    desk.pins["panel-7"] = HostPin(("10.1.4.7",))
+    desk.pins = {"panel-7": HostPin(("10.1.4.7",))}
     assert desk.identities.current(login) is None
-    desk.pins["panel-7"] = HostPin(("10.1.0.1",))
+    desk.pins = {"panel-7": HostPin(("10.1.0.1",))}
     assert desk.identities.current(login)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import platform
 import tomllib
 from dataclasses import dataclass
@@ -140,6 +139,8 @@ def _ask(access: Access, action: str, payload: dict[str, Any]) -> Any:
 
 
 def _do(folder: Path, action: str, payload: dict[str, Any]) -> Any:
+    import asyncio
+
     with server_parts():
         from headgate.security.administration import Administration
         from headgate.security.audit import LogRecorder

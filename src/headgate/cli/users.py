@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -483,6 +482,8 @@ def _seconds(text: str) -> float | None:
 
 def _certificate(file: Path) -> bytes:
     """Return a certificate as DER; of several in a file, the first one."""
+    import ssl
+
     try:
         content = file.read_bytes()
     except OSError as error:

@@ -28,6 +28,7 @@ from headgate.security.accounts import (
 )
 from headgate.security.audit import Record, Recorder
 from headgate.security.identities import (
+    BAD_CERTIFICATE,
     TOKEN_PREFIX,
     Identities,
     normal_san,
@@ -449,7 +450,7 @@ def _mark(order: _CertificateAdd) -> tuple[str | None, str | None]:
     if order.certificate is not None:
         try:
             return spki_of(x509.load_der_x509_certificate(order.certificate)), None
-        except ValueError:
+        except BAD_CERTIFICATE:
             raise PayloadError("The certificate cannot be read: give one in PEM or DER") from None
     if order.spki is not None:
         spki = order.spki.lower().replace(":", "")

@@ -23,6 +23,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from argon2 import Parameters
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection, insert, select, update
 
@@ -56,6 +57,14 @@ USED_SECONDS = 60.0
 """How exact the time of a token's last use is: it is written down at most this often."""
 
 KEY_BYTES = 32
+
+BAD_CERTIFICATE = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""What is raised where a certificate cannot be read."""
 
 
 class Hello(Protocol):
@@ -146,7 +155,8 @@ class Identities:
     Args:
         store: The gateway's database.
         anonymous_allowed: Whether those are let in who say nothing of who they are.
-        pins: From where host names may be claimed, by name; asked at every use.
+        pins: From where host names may be claimed, by name; asked at every use. What it gives is
+            replaced as a whole when it changes.
         throttle: Delays those who guess passwords.
         parameters: How passwords are hashed.
         now: Seconds since 1970.
@@ -172,6 +182,8 @@ class Identities:
         self._store = store
         self._anonymous_allowed = anonymous_allowed
         self._pins = pins
+        self._pins_seen: Mapping[str, HostPin] = {}
+        self._pins_in_lower_case: Mapping[str, HostPin] = {}
         self._now = now
         self._used: dict[str, float] = {}
         self._tickets = Tickets(secrets.token_bytes(KEY_BYTES))
@@ -206,9 +218,13 @@ class Identities:
             value = function(connection)
             return value, Accounts.read(connection)
 
-        value, self.accounts = await asyncio.wrap_future(self._store.write(write))
-        self.on_change()
-        return value
+        async def apply() -> T:
+            value, self.accounts = await asyncio.wrap_future(self._store.write(write))
+            self.on_change()
+            return value
+
+        # Whoever waits may be cancelled: what is in the database holds nevertheless.
+        return await asyncio.shield(apply())
 
     # --- logins ----------------------------------------------------------------------------------
 
@@ -537,8 +553,11 @@ class Identities:
         return f"the host name {login.host!r} is pinned to other addresses"
 
     def _pin(self, host: str) -> HostPin | None:
-        claimed = host.lower()
-        return next((pin for name, pin in self._pins().items() if name.lower() == claimed), None)
+        pins = self._pins()
+        if pins is not self._pins_seen:
+            self._pins_seen = pins
+            self._pins_in_lower_case = {name.lower(): pin for name, pin in pins.items()}
+        return self._pins_in_lower_case.get(host.lower())
 
     def _verified_host(self, login: Login) -> str:
         claimed = login.host.lower()
@@ -574,7 +593,7 @@ class _Connection:
         try:
             certificate = x509.load_der_x509_certificate(peer.certificate)
             spki, names = spki_of(certificate), names_of(certificate)
-        except ValueError:
+        except BAD_CERTIFICATE:
             return cls(peer.address)
         return cls(
             peer.address,

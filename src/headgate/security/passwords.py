@@ -16,7 +16,7 @@ from argon2 import Parameters, PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatchError
 
 from headgate.errors import Overloaded, PayloadError
-from headgate.security.throttle import Throttle
+from headgate.security.throttle import Throttle, network_of
 
 __all__ = ["PARAMETERS", "Passwords", "check_password"]
 
@@ -152,19 +152,20 @@ class Passwords:
         return await asyncio.shield(self._begin(stored or self._nobody, password, user, address))
 
     async def _pass_time(self, delay: float, address: str, patience: float) -> None:
-        if delay > patience or self._delayed[address] >= MOST_DELAYED:
+        network = network_of(address)
+        if delay > patience or self._delayed[network] >= MOST_DELAYED:
             raise Overloaded(
                 f"Wrong passwords came before: try again in {delay:.1f} seconds",
                 retry_after=delay,
                 started=False,
             )
-        self._delayed[address] += 1
+        self._delayed[network] += 1
         try:
             await asyncio.sleep(delay)
         finally:
-            self._delayed[address] -= 1
-            if not self._delayed[address]:
-                del self._delayed[address]
+            self._delayed[network] -= 1
+            if not self._delayed[network]:
+                del self._delayed[network]
 
     async def _has_turn(self, patience: float) -> bool:
         """Wait for a place among those whose password is looked at."""

@@ -9,6 +9,9 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 __all__ = ["OF_ADDRESS", "OF_USER", "Curve", "Throttle", "network_of"]
 
+LONGEST_NAME = 128
+"""Characters by which users are told apart; no user has a name that is longer."""
+
 MOST_ENTRIES = 10_000
 """Users at an address, and addresses, that are remembered; the longest untouched goes first."""
 
@@ -70,18 +73,20 @@ class Throttle:
         """Return the seconds from `now` until a password may be tried; 0 for at once."""
         network = network_of(address)
         return max(
-            0.0, self._users.until((user, network)) - now, self._addresses.until(network) - now
+            0.0,
+            self._users.until((user[:LONGEST_NAME], network)) - now,
+            self._addresses.until(network) - now,
         )
 
     def failed(self, user: str, address: str, now: float) -> None:
         """Note that a password was wrong."""
         network = network_of(address)
-        self._users.add((user, network), now)
+        self._users.add((user[:LONGEST_NAME], network), now)
         self._addresses.add(network, now)
 
     def succeeded(self, user: str, address: str) -> None:
         """Forget the failures of a user at an address; those of the address itself stay."""
-        self._users.remove((user, network_of(address)))
+        self._users.remove((user[:LONGEST_NAME], network_of(address)))
 
 
 class _Failures:
