@@ -17,7 +17,15 @@ GATEWAY_SIDE = {"gateway", "runtimes", "security", "store", "network", "__main__
 POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "uvloop"]
 
 # What `headgate[gateway]` adds to the core.
-GATEWAY_PACKAGES = ["alembic", "cryptography", "pydantic", "sqlalchemy", "structlog", "uvloop"]
+GATEWAY_PACKAGES = [
+    "alembic",
+    "argon2",
+    "cryptography",
+    "pydantic",
+    "sqlalchemy",
+    "structlog",
+    "uvloop",
+]
 
 # What `headgate[tables]` adds, for values that only those have who have imported it.
 TABLE_PACKAGES = ["numpy", "pandas", "polars", "pyarrow"]

@@ -169,11 +169,22 @@ def test_bytes_of_tables(value: Any) -> None:
     assert codec.encode(value) in [bytes.fromhex(each) for each in found]
 
 
+def test_login_methods() -> None:
+    """The page lists the methods to log in, and which of them send the secret itself."""
+    found = list(rows(TEXT[TEXT.index("**The methods.**") :]))
+    assert [row[0].strip("`") for row in found] == list(handshake.METHODS)
+    sending = {row[0].strip("`") for row in found if "in UTF-8" in row[3]}
+    assert sending == handshake.SECRET_METHODS
+
+
 @pytest.mark.parametrize(
     "words",
     [
         f"at most {handshake.MAX_GREETING} bytes",
         f"{handshake.NONCE_BYTES} random bytes or more",
+        f"1 to {handshake.MAX_SECRET} bytes",
+        f"{handshake.KEY_BYTES} bytes, the key of the proofs",
+        f"is the text `{handshake.OVER_TLS}` instead",
         f"there within {server.HEAD_SECONDS:g} s and has at most {server.HEAD_BYTES >> 10} KiB",
         f"done within {server.LOGIN_SECONDS:g} s",
         f"`Welcome.in_flight`, {session.FULL_CREDIT.in_flight}",

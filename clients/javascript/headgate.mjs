@@ -9,6 +9,7 @@ import { Outbox } from "./outbox.mjs";
 import { decode, encode } from "./payload.mjs";
 
 export { HeadgateError } from "./errors.mjs";
+export { Ticket } from "./login.mjs";
 export { decode, encode } from "./payload.mjs";
 export { Dataset, NumberArray } from "./tables.mjs";
 export { Float, FrozenSet, Tuple, Typed } from "./types.mjs";
@@ -25,11 +26,16 @@ const PROTOCOL_BROKEN = 4002;
 const now = () => performance.now();
 
 /**
- * Connect to a gateway and log in.
+ * Connect to a gateway and log in: in one way, by default as the gateway's owner.
  *
- * @param {string} [url] such as `ws://127.0.0.1:8188`
+ * @param {string} [url] such as `wss://hub.example.org:8188`, or `ws://127.0.0.1:8188` on this machine
  * @param {object} [options]
- * @param {string} [options.token] the token's 64 hex digits; Node finds the user's own by itself
+ * @param {string} [options.user] the user to log in as, with a password
+ * @param {string | (() => string | Promise<string>)} [options.password]
+ * @param {string | (() => string | Promise<string>)} [options.token] an API token
+ * @param {Ticket} [options.ticket] the `ticket` of a client before
+ * @param {boolean} [options.anonymous] log in as nobody, which a gateway must allow
+ * @param {string} [options.localToken] the 64 hex digits of the owner's local token; Node finds the user's own by itself
  * @param {string} [options.project] the project that this client belongs to
  * @param {string} [options.hostName] the host name that it claims
  * @param {string} [options.software] its name in the gateway's log
@@ -38,8 +44,8 @@ const now = () => performance.now();
  * @throws {HeadgateError} `unreachable` or `denied`
  */
 export async function connect(url = "ws://127.0.0.1:8188", options = {}) {
-  const { socket, inbox, welcome } = await login(locate(url), options);
-  return new Client(socket, welcome, inbox.rest());
+  const { socket, inbox, welcome, ticket } = await login(locate(url), options);
+  return new Client(socket, welcome, inbox.rest(), ticket);
 }
 
 /** A session with a gateway. It does not connect again by itself: `closed` tells when it is over. */
@@ -56,10 +62,12 @@ export class Client {
   #asked = false;
   #timer;
   #ended;
+  #ticket;
 
   /** @private use `connect` */
-  constructor(socket, welcome, rest) {
+  constructor(socket, welcome, rest, ticket) {
     this.#socket = socket;
+    this.#ticket = ticket;
     this.#welcome = welcome;
     this.#outbox = new Outbox(socket, now);
     /** Resolves with the reason when the connection is over. @type {Promise<string>} */
@@ -79,6 +87,11 @@ export class Client {
   /** The gateway's name. */
   get gateway() {
     return this.#welcome.gateway;
+  }
+
+  /** What the gateway gave for the next login, for the option `ticket`; undefined if it gave none. @type {Ticket | undefined} */
+  get ticket() {
+    return this.#ticket;
   }
 
   /** Who this client is, as the gateway verified it. */

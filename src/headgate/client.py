@@ -530,7 +530,8 @@ def connect(
             time it is needed.
         token: An API token, or a function that returns it, likewise.
         certificate: The client certificate to log in with: the path of a PEM file that holds its
-            key too, or the paths of the two.
+            key too, or the paths of the two. Beside a password or a token the login is by that, and
+            the certificate is for a gateway that asks for one.
         anonymous: Whether to log in as nobody, which a gateway must allow.
         ca: The authorities that may vouch for the gateway's certificate: a PEM file, such as the
             ``ca.pem`` of ``headgate cert init``. Default: those that this system trusts.

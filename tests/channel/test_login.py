@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +28,9 @@ from headgate.errors import (
     Overloaded,
     PermissionDenied,
 )
+from headgate.gateway.config import Settings, Tls
 from headgate.invocation import Caller
+from headgate.security.certificates import Folder
 from headgate.security.identity import OWNER_ROLE
 from headgate.wire.frames import (
     Batch,
@@ -68,6 +72,7 @@ class Users:
         self.passwords = {"ada": PASSWORD}
         self.tokens = {TOKEN: "robot"}
         self.tickets: dict[bytes, tuple[bytes, str]] = {}
+        self.accounts = SimpleNamespace(users=self.passwords)
         self.asked: list[Credentials] = []
         self.peers: list[Peer] = []
         self.hold = False
@@ -252,7 +257,7 @@ class TestArguments:
         [
             {**ADA, "token": TOKEN},
             {**ADA, "anonymous": True},
-            {"token": TOKEN, "certificate": "panel.pem"},
+            {"certificate": "panel.pem", "anonymous": True},
             {"token": TOKEN, "username": "ada"},
             {"username": "ada"},
             {"password": PASSWORD},
@@ -405,10 +410,10 @@ class TestForgeries:
 class Squatter:
     """A program that took a gateway's port, keeps all that it hears and says what it likes."""
 
-    def __init__(self, says: Callable[[bytes], bytes]) -> None:
+    def __init__(self, says: Callable[[bytes], bytes], **options: Any) -> None:
         self.heard: list[bytes] = []
         self._says = says
-        self._server = serve(self._talk, "127.0.0.1", 0, compression=None)
+        self._server = serve(self._talk, "127.0.0.1", 0, compression=None, **options)
         self.port = self._server.socket.getsockname()[1]
         self.url = f"ws://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
@@ -587,9 +592,10 @@ class TestTickets:
         assert users.tickets == {}
 
     def test_too_many_logins_are_tried_again(
-        self, rig: Rig, hub: headgate.Gateway, users: Users
+        self, rig: Rig, hub: headgate.Gateway, users: Users, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A gateway that asks to come again later is asked again, and not before that."""
+        monkeypatch.setattr("headgate.client.random.uniform", lambda least, most: least)
         client = rig.client(hub, **ADA)
         users.failing = [Overloaded("later", retry_after=0.4), Overloaded("later")]
         begun = time.monotonic()
@@ -735,3 +741,89 @@ def test_a_gateway_that_stops_gives_logins_up(
         with pytest.raises(ConnectionClosed):
             peer.recv(timeout=5)
     assert users.cancelled == 1
+
+
+class TestOverTls:
+    """With the gateway's own users, as another machine sees it."""
+
+    @pytest.fixture
+    def folder(self, rig: Rig) -> Folder:
+        folder = Folder(rig.folder / "hub" / "data" / "tls")
+        folder.init([])
+        return folder
+
+    def start(self, rig: Rig, folder: Folder, records: Records, port: int = 0) -> headgate.Gateway:
+        settings = Settings(tls=Tls(certificate=folder.server, key=folder.server_key))
+        return rig.gateway({"ACME/who": WHO}, config=settings, recorder=records, port=port)
+
+    @pytest.fixture
+    def hub(self, rig: Rig, folder: Folder, records: Records) -> headgate.Gateway:
+        hub = self.start(rig, folder, records)
+        self.administer(hub, "user_add", name="ada", password=PASSWORD, roles=["owner"])
+        return hub
+
+    @staticmethod
+    def administer(hub: headgate.Gateway, action: str, **payload: Any) -> Any:
+        with headgate.connect(hub.url) as owner:
+            return owner.request("@gateway", action, payload, timeout=20).get()
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+        """Give a function after which this process cannot read the owner's local token."""
+        return lambda: monkeypatch.setenv("HEADGATE_HOME", str(tmp_path / "elsewhere"))
+
+    def test_password_token_and_ticket(
+        self,
+        rig: Rig,
+        hub: headgate.Gateway,
+        folder: Folder,
+        records: Records,
+        elsewhere: Callable[[], None],
+    ) -> None:
+        """The certificate is enough to trust the gateway; a ticket outlives its restart."""
+        token = self.administer(hub, "token_create", user="ada")["token"]
+        elsewhere()
+        robot = rig.client(hub, token=token, ca=folder.authority)
+        assert who(robot) == "ada"
+        client = rig.client(hub, **ADA, ca=folder.authority)
+        assert who(client) == "ada"
+        robot.close()
+        session = client.session_id
+        hub.stop()
+        records.records.clear()
+        self.start(rig, folder, records, port=hub.port)
+        rig.until(lambda: client.session_id not in ("", session))
+        assert who(client) == "ada"
+        assert records.told("login", "ticket from")
+        assert not records.told("login", "password from")
+
+    def test_a_removed_user_is_out(
+        self, rig: Rig, hub: headgate.Gateway, folder: Folder, records: Records
+    ) -> None:
+        """The session ends; neither ticket nor password open another one, the record says why."""
+        client = rig.client(hub, **ADA, ca=folder.authority)
+        assert who(client) == "ada"
+        self.administer(hub, "user_remove", name="ada")
+        rig.until(lambda: client._closed_for)
+        assert "user or password is wrong" in client._closed_for
+        assert "ada" not in client._closed_for
+        assert records.told("refused", "there is no user 'ada'")
+
+    def test_who_has_another_certificate_hears_nothing(
+        self, folder: Folder, tmp_path: Path
+    ) -> None:
+        """TLS ends before the login begins."""
+        foreign = Folder(tmp_path / "foreign")
+        foreign.init([])
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(foreign.server, foreign.server_key)
+        squatter = Squatter(challenging, ssl=context)
+        try:
+            for credentials in (ADA, {"token": TOKEN}):
+                with pytest.raises(GatewayUnreachable):
+                    headgate.connect(
+                        squatter.url.replace("ws:", "wss:"), **credentials, ca=folder.authority
+                    )
+        finally:
+            squatter.close()
+        assert squatter.heard == []

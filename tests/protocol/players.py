@@ -11,7 +11,7 @@ from headgate.errors import RemoteProtocolError, RequestError
 from headgate.request import Request
 from headgate.wire import frames
 from headgate.wire.codec import decode, encode
-from headgate.wire.handshake import Claim, ClientHandshake, Ticket
+from headgate.wire.handshake import OVER_TLS, Claim, ClientHandshake, Ticket
 from headgate.wire.session import Session, State
 
 
@@ -45,15 +45,17 @@ class Player:
         getattr(self, step["do"])(step)
 
 
-def claim_of(description: dict[str, str] | None, token: bytes) -> Claim:
-    """What a client of a script logs in with; over ``ws://`` the gateway proves the token first."""
+def claim_of(script: dict[str, Any]) -> Claim:
+    """What a client of a script logs in with; without TLS the gateway proves the token first."""
+    token, description = bytes.fromhex(script["token"]), script.get("claim")
     if description is None:
         return Claim.local(token)
     if description["method"] == "ticket":
         blob, key = bytes.fromhex(description["ticket"]), bytes.fromhex(description["ticket_key"])
         return Claim.of_ticket(Ticket(blob, key, 60.0))
     secret = description.get("password", description.get("token", "")).encode()
-    return Claim(description["method"], token, description.get("user", ""), secret)
+    key = None if script["address"] == OVER_TLS else token
+    return Claim(description["method"], key, description.get("user", ""), secret)
 
 
 class Login(Player):
@@ -61,7 +63,7 @@ class Login(Player):
 
     def __init__(self, script: dict[str, Any]) -> None:
         self._client = ClientHandshake(
-            claim_of(script.get("claim"), bytes.fromhex(script["token"])),
+            claim_of(script),
             address=script["address"],
             nonce=bytes.fromhex(script["client_nonce"]),
         )

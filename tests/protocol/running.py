@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+import headgate
+
 CLIENT = Path(__file__).parents[2] / "clients" / "javascript"
 
 HANDLERS = {
@@ -66,3 +68,13 @@ class Running(NamedTuple):
         """What its clients have to prove that they know."""
         port = self.url.rpartition(":")[2]
         return Path((self.home / "ports" / port).read_text()).read_text()
+
+
+def user_of(gateway: Running) -> tuple[str, str]:
+    """Add the user ada to a gateway, and return a password and a token of hers."""
+    password = "correct horse \u00f6"
+    with headgate.connect(gateway.url) as owner:
+        user = {"name": "ada", "password": password, "roles": ["owner"]}
+        owner.request("@gateway", "user_add", user, timeout=20).get()
+        made = owner.request("@gateway", "token_create", {"user": "ada"}, timeout=20).get()
+    return password, made["token"]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from described import FOLDER
-from running import CLIENT, Running, required
+from running import CLIENT, Running, required, user_of
 
 import headgate
 
@@ -47,7 +47,7 @@ RUN_LIVE = """
 async ([url, token]) => {
     const { connect } = await import("/client/headgate.mjs");
     const { CASES } = await import("/client/test/live.mjs");
-    const client = await connect(url, { token });
+    const client = await connect(url, { localToken: token });
     const failed = [];
     for (const [name, run] of CASES) {
         try { await run(client); } catch (error) { failed.push(`${name}: ${error.message}`); }
@@ -57,10 +57,21 @@ async ([url, token]) => {
 }
 """
 
+LOG_IN = """
+async ([url, password]) => {
+    const { connect } = await import("/client/headgate.mjs");
+    try {
+        const first = await connect(url, { user: "ada", password });
+        const second = await connect(url, { ticket: first.ticket });
+        return first.user + " " + second.user;
+    } catch (error) { return error.code; }
+}
+"""
+
 CONNECT = """
 async ([url, token]) => {
     const { connect } = await import("/client/headgate.mjs");
-    return await connect(url, { token }).then(() => "it got in", (error) => error.code);
+    return await connect(url, { localToken: token }).then(() => "it got in", (error) => error.code);
 }
 """
 
@@ -70,6 +81,12 @@ def two(rig: Rig, headgate_home: Path) -> tuple[Running, headgate.Gateway]:
     """Two gateways; they must be there before a browser, whose event loop takes the thread."""
     gateway, other = (rig.gateway({}, name=name) for name in ("hub", "other"))
     return Running(gateway.url, os.getpid(), headgate_home), other
+
+
+@pytest.fixture
+def password(two: tuple[Running, headgate.Gateway]) -> str:
+    """The password of the first gateway's user."""
+    return user_of(two[0])[0]
 
 
 @pytest.fixture
@@ -127,3 +144,11 @@ def test_other_origin(two: tuple[Running, headgate.Gateway], pages: Any) -> None
     assert rebound is not None
     assert rebound.status == 403
     assert "rebound.example" in rebound.text()
+
+
+def test_login(two: tuple[Running, headgate.Gateway], password: str, pages: Any) -> None:
+    """A page logs in with a password to the gateway that it came from, and to no other."""
+    gateway, other = two
+    page = pages(origin_of(gateway.url))
+    assert page.evaluate(LOG_IN, [gateway.url, password]) == "ada ada"
+    assert page.evaluate(LOG_IN, [other.url, "a password"]) == "denied"

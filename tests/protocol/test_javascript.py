@@ -6,7 +6,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
-from running import CLIENT, required
+from running import CLIENT, required, user_of
 
 if TYPE_CHECKING:
     from running import Running
@@ -35,4 +35,11 @@ def test_heartbeat() -> None:
 
 def test_gateway(gateway: Running) -> None:
     """It calls handlers of a real gateway, and survives its death."""
-    run("gateway.test.mjs", GATEWAY_URL=gateway.url, GATEWAY_PID=str(gateway.pid))
+    password, token = user_of(gateway)
+    run(
+        "gateway.test.mjs",
+        GATEWAY_URL=gateway.url,
+        GATEWAY_PID=str(gateway.pid),
+        GATEWAY_PASSWORD=password,
+        GATEWAY_TOKEN=token,
+    )

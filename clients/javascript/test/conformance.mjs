@@ -4,7 +4,7 @@
 import { TAGS } from "../chunks.mjs";
 import { decodeBatch, decodeGreeting, encodeBatch, encodeFrame } from "../frames.mjs";
 import { connect, Dataset, decode, encode, Float, FrozenSet, NumberArray, Tuple, Typed } from "../headgate.mjs";
-import { proof } from "../login.mjs";
+import { proof, Ticket } from "../login.mjs";
 import { fromHex, toHex } from "../types.mjs";
 
 /**
@@ -147,7 +147,7 @@ function scriptedSocket() {
 }
 
 async function play(file, script) {
-  const player = new Player(file);
+  const player = new Player({ ...file, ...script });
   await until(() => player.Socket.last);
   if (!script.login) await player.open(file);
   try {
@@ -158,9 +158,11 @@ async function play(file, script) {
 }
 
 class Player {
-  constructor({ token, address, client_nonce }) {
+  constructor({ token, address, client_nonce, claim }) {
     this.Socket = scriptedSocket();
-    this.opening = connect(`ws://${address}`, { token, nonce: fromHex(client_nonce), WebSocket: this.Socket });
+    const url = address === "tls" ? "wss://hub.example.org:8188" : `ws://${address}`;
+    const credentials = { ...claimed(claim), localToken: token };
+    this.opening = connect(url, { ...credentials, nonce: fromHex(client_nonce), WebSocket: this.Socket });
     this.opening.catch(() => {});
     this.calls = new Map();
     this.frames = [];
@@ -281,6 +283,14 @@ class Player {
     match(this.client, open);
   }
 
+  on_ticket({ ticket: wanted }) {
+    const { ticket } = this.client;
+    if (!wanted) return equal(ticket, undefined, "ticket");
+    const { blob, key } = Ticket.open(ticket);
+    equal({ blob: toHex(blob), key: toHex(key), s: ticket.seconds }, wanted, "ticket");
+    equal(JSON.stringify(ticket), JSON.stringify({ seconds: ticket.seconds }), "what a ticket shows");
+  }
+
   async on_refused({ refused: code }) {
     const error = await this.opening.then(() => undefined, (error) => error);
     if (!error) throw new Error("The client let itself be welcomed");
@@ -288,6 +298,13 @@ class Player {
     equal(this.socket.sent.length, 0, "messages after it");
     equal(typeof this.socket.code, "number", "the connection is closed");
   }
+}
+
+/** The options that a script's way to log in means. */
+function claimed({ method, ticket, ticket_key: key, ...rest } = {}) {
+  if (method === "anonymous") return { anonymous: true };
+  if (method !== "ticket") return rest;
+  return { ticket: Ticket.of({ ticket: fromHex(ticket), ticket_key: fromHex(key), ticket_seconds: 60 }) };
 }
 
 function framesOf(bytes, isLogin) {

@@ -28,7 +28,8 @@ class ClientLogin:
         username: The user, with `password`.
         password: The user's password.
         token: An API token.
-        certificate: Whether TLS shows a client certificate.
+        certificate: Whether TLS shows a client certificate; without other credentials it is the
+            login.
         anonymous: Whether to log in as nobody.
 
     Raises:
@@ -131,10 +132,12 @@ class ClientLogin:
 def _method(
     username: str | None, password: Any, token: Any, certificate: bool, anonymous: bool
 ) -> Method:
+    by_password = username is not None or password is not None
     kinds: dict[Method, bool] = {
-        "password": username is not None or password is not None,
+        "password": by_password,
         "token": token is not None,
-        "certificate": certificate,
+        # Beside one of these it is what the gateway asks for at the connection, not who logs in.
+        "certificate": certificate and not by_password and token is None,
         "anonymous": anonymous,
     }
     given = [kind for kind, is_given in kinds.items() if is_given]

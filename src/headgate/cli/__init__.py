@@ -2,6 +2,7 @@
 The command line: ``headgate --help``.
 
 - `app`       the commands with their arguments
+- `access`    whom a command calls, and how it logs in there
 - `ends`      exit codes, and how a command ends with an error
 - `output`    what machines and people get to read
 - `call`      request, message and handlers: a client's calls

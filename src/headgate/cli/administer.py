@@ -11,6 +11,7 @@ from typing import Any
 
 from headgate.channel.address import Address
 from headgate.channel.local import data_folder, is_loopback, token_of_port
+from headgate.cli.access import Access
 from headgate.cli.projects import server_parts
 from headgate.errors import (
     ConfigurationError,
@@ -79,7 +80,9 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
     try:
         if url is not None:
             try:
-                return _ask(url, action, payload)
+                # Its owner does not need what the environment logs in with elsewhere.
+                access = Access(url=url) if folder else Access.from_environment(url)
+                return _ask(access, action, payload)
             except GatewayUnreachable:
                 if folder is None:
                     raise
@@ -122,16 +125,16 @@ def _running_at(folder: Path) -> str | None:
         return None
 
 
-def _ask(url: str, action: str, payload: dict[str, Any]) -> Any:
+def _ask(access: Access, action: str, payload: dict[str, Any]) -> Any:
     from headgate.cli.call import Target, connected
 
-    address = Address(url)
-    if url.startswith("ws:") and not is_loopback(address.host):
+    address = Address(access.url)
+    if not address.secure and not is_loopback(address.host):
         raise ConfigurationError(
-            f"{url} would carry passwords in the clear to another machine",
+            f"{access.url} would carry passwords in the clear to another machine",
             cure="Use a wss:// URL, or run the command on the gateway's own machine",
         )
-    target = Target(url=url)
+    target = Target(access=access)
     with connected(target) as client:
         return client.request(target.project, action, payload, timeout=SECONDS).get()
 

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from headgate import __version__
-from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL
+from headgate.channel.address import DEFAULT_PORT
 from headgate.cli import cert, users
+from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
 from headgate.errors import ConfigurationError
 
@@ -23,8 +24,9 @@ EPILOG = "\n\n".join(
         "with the same exit code. Only what is wrong with the arguments themselves is\n"
         "text on stderr.",
         "HEADGATE_URL is the gateway to call, HEADGATE_CA the authority of its certificate\n"
-        "(for wss://), HEADGATE_CERTIFICATE your own certificate with its key, HEADGATE_HOME\n"
-        "the folder of your data.",
+        "(for wss://), HEADGATE_HOME the folder of your data. HEADGATE_USER with\n"
+        "HEADGATE_PASSWORD_FILE, or HEADGATE_TOKEN_FILE, HEADGATE_TOKEN, or\n"
+        "HEADGATE_CERTIFICATE with HEADGATE_KEY are what you log in with.",
     ]
 )
 
@@ -39,7 +41,6 @@ app = typer.Typer(
 for _group in (users.user, users.token, users.certificate, cert.cert):
     app.add_typer(_group)
 
-Url = Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")]
 Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]
 HandlerName = Annotated[str, typer.Argument(help="Name of the handler.")]
@@ -190,11 +191,13 @@ def check(
 
 
 @app.command()
+@calls
 def request(
+    *,
     project: ProjectName,
     handler: HandlerName,
     payload: Payload = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     timeout: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Default: 60.", show_default=False),
@@ -218,7 +221,7 @@ def request(
     from headgate.cli import call
 
     call.request(
-        call.Target(url=url, project=project, handler=handler, as_json=as_json),
+        call.Target(access=access, project=project, handler=handler, as_json=as_json),
         payload,
         timeout=timeout,
         remote_server=remote_server,
@@ -227,7 +230,9 @@ def request(
 
 
 @app.command()
+@calls
 def message(
+    *,
     project: ProjectName,
     handler: HandlerName,
     payload: Payload = None,
@@ -239,7 +244,7 @@ def message(
             show_default=False,
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     as_json: Json = False,
 ) -> None:
     """
@@ -252,12 +257,13 @@ def message(
     """
     from headgate.cli import call
 
-    target = call.Target(url=url, project=project, handler=handler, as_json=as_json)
+    target = call.Target(access=access, project=project, handler=handler, as_json=as_json)
     call.message(target, payload, scope=scope)
 
 
 @app.command()
-def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+@calls
+def handlers(access: Access, as_json: Json = False) -> None:
     """
     List the message handlers of a gateway, and what is wrong with its projects.
 
@@ -265,11 +271,13 @@ def handlers(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     """
     from headgate.cli import call
 
-    call.handlers(call.Target(url=url, as_json=as_json))
+    call.handlers(call.Target(access=access, as_json=as_json))
 
 
 @app.command()
+@calls
 def ps(
+    *,
     stack: Annotated[
         str | None,
         typer.Option(
@@ -279,7 +287,7 @@ def ps(
             show_default=False,
         ),
     ] = None,
-    url: Url = DEFAULT_URL,
+    access: Access,
     as_json: Json = False,
 ) -> None:
     """
@@ -295,7 +303,7 @@ def ps(
     from headgate.cli import ps
     from headgate.cli.call import Target
 
-    target = Target(url=url, as_json=as_json)
+    target = Target(access=access, as_json=as_json)
     if stack is None:
         ps.ps(target)
     else:
@@ -303,8 +311,10 @@ def ps(
 
 
 @app.command()
+@calls
 def reload(
-    url: Url = DEFAULT_URL,
+    *,
+    access: Access,
     everything: Annotated[
         bool, typer.Option("--all", help="All projects, not only those that changed.")
     ] = False,
@@ -321,7 +331,8 @@ def reload(
     """
     from headgate.cli import call
 
-    call.reload(call.Target(url=url, handler="reload", as_json=as_json), everything=everything)
+    target = call.Target(access=access, handler="reload", as_json=as_json)
+    call.reload(target, everything=everything)
 
 
 def _named(pairs: list[str] | None) -> dict[str, Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,11 @@ from typing import Any
 
 import typer
 
+from headgate.cli.access import Access
 from headgate.cli.ends import ExitCode, fail, reporting
 from headgate.cli.output import print_document, print_table, print_value, waiting
 from headgate.cli.projects import print_problems
-from headgate.client import Client, connect
+from headgate.client import Client
 from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
@@ -47,7 +47,7 @@ _RELOADED = {
 class Target:
     """Who is called, and how the answer is wanted."""
 
-    url: str
+    access: Access
     project: str = GATEWAY_PROJECT
     handler: str = "handlers"
     as_json: bool = False
@@ -139,13 +139,10 @@ def reload(target: Target, *, everything: bool) -> None:
 
 
 def connected(target: Target) -> Client:
-    """Return a client of the gateway; raises GatewayUnreachable if it cannot be reached."""
+    """Return a client of the gateway, as `Access.connect` does."""
     # What the client logs of a lost connection, the request's own error says too.
     logging.getLogger("headgate").addHandler(logging.NullHandler())
-    if not target.url.startswith("wss:"):
-        return connect(target.url)
-    ca, certificate = (os.environ.get(f"HEADGATE_{name}") for name in ("CA", "CERTIFICATE"))
-    return connect(target.url, ca=ca or None, certificate=certificate or None)
+    return target.access.connect()
 
 
 @contextmanager

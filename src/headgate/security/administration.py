@@ -130,7 +130,7 @@ class Administration:
 
     Args:
         identities: Whom it is about.
-        recorder: Is told of every change and of every attempt that came to an error.
+        recorder: Is told of every change, and of what was refused to who is no owner.
     """
 
     def __init__(self, identities: Identities, recorder: Recorder) -> None:
@@ -182,17 +182,19 @@ class Administration:
         try:
             async with self._one_at_a_time:
                 done = await act(_convert(payload, kind), by)
-        except RequestError as error:
-            self._record(action, by, outcome=error.code, detail=error.message[:200])
+        except PermissionDenied as error:
+            self._record("refused", action, by, outcome=error.code, detail=error.message)
             raise
         if done.told:
-            self._record(action, by, detail=done.told)
+            self._record("administered", action, by, detail=done.told)
         return done.result
 
-    def _record(self, action: str, by: Caller, *, outcome: str = "", detail: str) -> None:
+    def _record(
+        self, event: str, action: str, by: Caller, *, outcome: str = "", detail: str
+    ) -> None:
         self._recorder.record(
             Record(
-                event="administered",
+                event=event,
                 user=by.user,
                 host=by.verified_host or (f'"{by.host}"' if by.host else ""),
                 address=by.address,
@@ -296,8 +298,9 @@ class Administration:
         await self._insert(insert(tokens).values(row), _not_found("user", user.name))
         fields = {"id": id, "user": user.name, "label": label, "roles": roles, "only": only}
         told = (
-            f"token {id} {label!r} for {user.name!r}, roles {_listed(roles)}, only {_listed(only)}, "
-            f"hosts {_listed(hosts)}, until {expires.isoformat() if expires else 'revoked'}"
+            f"token {id} {label!r} for {user.name!r}, roles {_listed(roles)}, "
+            f"only {_listed(only)}, hosts {_listed(hosts)}, "
+            f"until {expires.isoformat() if expires else 'revoked'}"
         )
         return _Done(
             {

@@ -97,7 +97,7 @@ class Passwords:
         parameters: Parameters = PARAMETERS,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._throttle = throttle or Throttle()
+        self._throttle = Throttle() if throttle is None else throttle
         self._clock = clock
         self._hasher = PasswordHasher.from_parameters(parameters)
         self._nobody = _unmatched(parameters)

@@ -96,6 +96,7 @@ users = Table(
     Column("created_by", String, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
     UniqueConstraint("key"),
+    sqlite_autoincrement=True,
 )
 """
 Who may log in. The key is the name without its case. The password is an Argon2id hash or nothing,
@@ -132,8 +133,13 @@ certificates = Table(
     UniqueConstraint("spki"),
     UniqueConstraint("san"),
     CheckConstraint("(spki IS NULL) <> (san IS NULL)", name="one_mark"),
+    sqlite_autoincrement=True,
 )
-"""Which client certificates are whose: by the SHA-256 of the public key, or by a name in it."""
+"""
+Which client certificates are whose: by the SHA-256 of the public key, or by a name in it.
+
+No id is used twice: a session or a ticket that rests on one that was removed stays over.
+"""
 
 keys = Table(
     "keys",

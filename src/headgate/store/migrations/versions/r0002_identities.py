@@ -25,6 +25,7 @@ def upgrade() -> None:
         sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("key", name="uq_users_key"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "tokens",
@@ -60,6 +61,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("spki", name="uq_certificates_spki"),
         sa.UniqueConstraint("san", name="uq_certificates_san"),
         sa.CheckConstraint("(spki IS NULL) <> (san IS NULL)", name="one_mark"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "keys",
