@@ -288,6 +288,7 @@ class TestStopping:
             }
         )
         client = rig.client(hub)
+        rig.until(lambda: not hub.stats()["logins"])
         start = (client.stats(), hub.stats())
         handles: list[headgate.Request] = []
         for n in range(1000):

@@ -82,6 +82,7 @@ class TestWhatIsRecorded:
         assert row["session"] == found[1]["session"]
         assert 0 <= row["duration"] < 60
         report = verify(hub.data)
+        assert report.key in found[0]["detail"]
         assert report.problems == []
         assert report.signed == report.last
 

@@ -13,6 +13,7 @@ import pytest
 import headgate
 from headgate.errors import ConnectionLost, HandlerNotFound, PermissionDenied, RequestError
 from headgate.gateway import sessions as sessions_module
+from headgate.gateway.limits import Limiter
 from headgate.invocation import Caller, Invocation
 from headgate.security.identities import Login
 from headgate.wire.frames import Call, Hello
@@ -206,6 +207,7 @@ async def test_nothing_is_dispatched_after_the_end(monkeypatch: pytest.MonkeyPat
         login=Login(user="ada", method="password"),
         hello=hello,
         switchboard=switchboard,
+        admission=Limiter().admit("ada", address="", is_owner=False),
     )
     call = Call(id=1, project="P", handler="a", payload=b"", deadline=1e9)
     session.received(channel, [(call, None, 1e9)])

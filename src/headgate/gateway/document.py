@@ -114,7 +114,7 @@ def _example(place: Place, node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _examples(node: Mapping[str, Any]) -> list[Any]:
-    return list(node["examples"])
+    return list(node.get("examples", ["…"]))
 
 
 def _toml(value: Any) -> str:

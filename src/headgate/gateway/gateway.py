@@ -319,7 +319,8 @@ class Gateway:
         if live.settings.reload:
             hosting.watch(polling=live.settings.reload == "poll")
             live.watch()
-        self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}"))
+        key = f", audit key {self._audit.fingerprint}" if self._audit is not None else ""
+        self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}{key}"))
 
     async def _stop(self, grace: float) -> None:
         self._stopping = True

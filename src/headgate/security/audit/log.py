@@ -100,7 +100,6 @@ class AuditLog:
                 cure="Let this user write the data folder, or make room on its disk",
                 file=str(error.filename or self._data),
             ) from error
-        logger.info("The audit log's key is %s", self.fingerprint)
         self._closing = self._begun = False
         self._thread = threading.Thread(target=self._run, name="headgate-audit", daemon=True)
         self._thread.start()
