@@ -25,6 +25,7 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.gateway import excess, limits
+from headgate.gateway.config import Settings
 from headgate.gateway.excess import LIMITS, MAX_ROWS, Excess
 from headgate.gateway.limits import OWNER_RESERVE, Limiter, Limits, TokenBucket
 from headgate.security.audit import Record
@@ -76,6 +77,11 @@ class Later:
 
 def limited(**values: Any) -> Limits:
     return Limits(**values)
+
+
+def with_limits(**values: Any) -> Settings:
+    """Return settings of a gateway with these limits."""
+    return Settings(limits=limited(**values))
 
 
 def apply(hub: headgate.Gateway, **values: Any) -> None:
@@ -206,7 +212,7 @@ def test_a_flood_of_one_session_is_its_own(rig: Rig, records: Records) -> None:
     hub = rig.gateway(
         {"ACME/count": COUNT},
         recorder=records,
-        limits=limited(requests_per_second=NEVER, burst=5),
+        config=with_limits(requests_per_second=NEVER, burst=5),
     )
     flood, other = rig.client(hub), rig.client(hub)
     errors = refused([flood.request("ACME", "count", number) for number in range(200)])
@@ -238,7 +244,7 @@ def test_messages_count_and_cancellations_do_not(rig: Rig, spare: int) -> None:
     """A message is charged like a request; to cancel costs nothing and is always heard."""
     hub = rig.gateway(
         {"ACME/hold": rig.HOLD, "ACME/echo": rig.ECHO},
-        limits=limited(requests_per_second=NEVER, burst=5 + spare),
+        config=with_limits(requests_per_second=NEVER, burst=5 + spare),
     )
     client = rig.client(hub)
     held = [client.request("ACME", "hold", number) for number in range(4)]
@@ -257,7 +263,7 @@ def test_messages_count_and_cancellations_do_not(rig: Rig, spare: int) -> None:
 def test_all_sessions_of_a_user_share_a_bucket(rig: Rig) -> None:
     """The rate of a user holds for its sessions together, and a new session has no new burst."""
     hub = rig.gateway(
-        {"ACME/echo": rig.ECHO}, limits=limited(user_requests_per_second=NEVER, user_burst=6)
+        {"ACME/echo": rig.ECHO}, config=with_limits(user_requests_per_second=NEVER, user_burst=6)
     )
     clients = [rig.client(hub), rig.client(hub)]
     errors = refused([c.request("ACME", "echo", 1) for _ in range(10) for c in clients])
@@ -347,7 +353,7 @@ def test_buckets_of_users_are_forgotten() -> None:
 @pytest.mark.parametrize("limit", ["sessions", "sessions_per_user"])
 def test_too_many_sessions(rig: Rig, records: Records, limit: str) -> None:
     """The login is refused with the limit's name; when a session ends there is room again."""
-    hub = rig.gateway({"ACME/echo": rig.ECHO}, recorder=records, limits=limited(**{limit: 1}))
+    hub = rig.gateway({"ACME/echo": rig.ECHO}, recorder=records, config=with_limits(**{limit: 1}))
     clients = [rig.client(hub) for _ in range(1 + OWNER_RESERVE)]
     with pytest.raises(Overloaded, match=f"limits.{limit} allows 1"):
         headgate.connect(hub.url)
@@ -409,7 +415,7 @@ def test_connections_that_do_not_log_in(rig: Rig) -> None:
     """Too many of an address are cut at once; who is logged in does not notice."""
     hub = rig.gateway(
         {"ACME/echo": rig.ECHO},
-        limits=limited(connections_per_address=10),
+        config=with_limits(connections_per_address=10),
     )
     client = rig.client(hub)
     session = client.session_id
@@ -485,7 +491,7 @@ def test_names_that_are_too_long(rig: Rig, records: Records) -> None:
         {"ACME/echo": rig.ECHO},
         recorder=records,
         policy=Watching(),
-        limits=limited(name_length=32),
+        config=with_limits(name_length=32),
     )
     client = rig.client(hub)
     for request, kind in (
@@ -510,7 +516,7 @@ def test_names_that_are_too_long(rig: Rig, records: Records) -> None:
 @pytest.mark.parametrize("option", ["host_name", "project"])
 def test_names_in_a_login_that_are_too_long(rig: Rig, records: Records, option: str) -> None:
     """A login with an overlong name is refused, and the name is written nowhere."""
-    hub = rig.gateway({"ACME/echo": rig.ECHO}, recorder=records, limits=limited(name_length=32))
+    hub = rig.gateway({"ACME/echo": rig.ECHO}, recorder=records, config=with_limits(name_length=32))
     with pytest.raises(RequestError, match=f"{option} has 40 characters, and limits.name_length"):
         headgate.connect(hub.url, **{option: LONG})
     assert hub.counters()["name_length"] == 1
@@ -535,7 +541,7 @@ def test_every_name_in_a_hello(place: str) -> None:
 
 def test_more_in_flight_than_allowed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that ignores its credit is refused what is beyond it."""
-    hub = rig.gateway({"ACME/hold": rig.HOLD}, limits=limited(in_flight=3))
+    hub = rig.gateway({"ACME/hold": rig.HOLD}, config=with_limits(in_flight=3))
     client = rig.client(hub)
     held = [client.request("ACME", "hold", number) for number in range(4)]
     # A client knows its credit, and does not send what is beyond it.
@@ -625,6 +631,6 @@ def test_rows_come_while_the_gateway_runs(
 ) -> None:
     """What was refused is recorded soon after, not only in the end."""
     monkeypatch.setattr(excess, "ROW_SECONDS", 0.01)
-    hub = rig.gateway({}, recorder=records, limits=limited(name_length=32))
+    hub = rig.gateway({}, recorder=records, config=with_limits(name_length=32))
     rig.client(hub).request(LONG, "echo").getError()
     rig.until(lambda: records.told("limited", "limits.name_length"))

@@ -172,6 +172,11 @@ class Gateway:
         return self._reception.port.number
 
     @property
+    def token(self) -> bytes:
+        """The owner's local token, once the gateway has started."""
+        return self._reception.token
+
+    @property
     def insecure(self) -> str:
         """What its port lacks to be safe beyond this machine, and the cure; mostly empty."""
         return self._reception.port.insecure
