@@ -140,7 +140,7 @@ class Users:
 def users(monkeypatch: pytest.MonkeyPatch) -> Users:
     """The users of every gateway of the test."""
     users = Users()
-    monkeypatch.setattr("headgate.gateway.gateway.Identities", lambda *args, **options: users)
+    monkeypatch.setattr("headgate.gateway.reception.Identities", lambda *args, **options: users)
     return users
 
 

@@ -50,7 +50,7 @@ SOME: dict[Place, st.SearchStrategy[Any]] = {
     ("insecure",): st.booleans(),
     ("reload",): st.sampled_from([True, False, "poll"]),
     ("log", "level"): st.sampled_from(["debug", "info", "warning", "error"]),
-    ("limits", "in_flight"): st.integers(1, 2**40),
+    ("limits", "in_flight"): st.integers(1, 4096),
     ("limits", "burst"): st.floats(0, 1e9),
     ("audit", "redact"): st.lists(TEXT, max_size=3),
 }
@@ -232,7 +232,7 @@ user = []
         ('2 port cannot be "8188"', "Write a whole number from 0 to 65535"),
         ("4 'in_flit' is no setting of limits", "Did you mean 'in_flight'?"),
         ("5 limits.sessions cannot be 0", "a whole number from 1"),
-        ("6 limits.login_seconds cannot be true", "a number above 0"),
+        ("6 limits.login_seconds cannot be true", "a number from 0.01 to 3600"),
         ("8 'adresses' is no setting of zones.plant", "Did you mean 'addresses'?"),
         ("9 hosts.panel has no addresses", "Write addresses = and an array"),
         ('13 permission[1].allow cannot be "yes"', "Write true or false"),

@@ -83,7 +83,7 @@ async def test_roles_are_changed(desk: Desk) -> None:
 
 
 async def test_owner_is_made_by_owners(desk: Desk) -> None:
-    """An administrator who is no owner makes none, and does not touch one; that is recorded."""
+    """An administrator who is no owner makes none, and does not touch one."""
     await desk.user("root2", roles=["owner"])
     await desk.user("ada")
     made = await desk.token("root2")
@@ -106,9 +106,8 @@ async def test_owner_is_made_by_owners(desk: Desk) -> None:
         with pytest.raises(PermissionDenied, match="owner"):
             await desk.do(action, by=ADMIN, **payload)
     assert desk.identities.accounts is before
-    assert [(r.event, r.user, r.outcome) for r in desk.records] == [
-        ("refused", "eve", "denied")
-    ] * len(attempts)
+    # The gateway records refusals where requests end.
+    assert desk.records == []
     await desk.do("user_roles", by=ADMIN, name="ada", add=["operator"])
 
 
@@ -200,7 +199,7 @@ async def test_changes_are_recorded(desk: Desk) -> None:
     ]
     for record in desk.records:
         assert (record.event, record.user, record.session) == ("administered", "eve", "7")
-        assert (record.host, record.address) == ('"office"', "10.1.0.9")
+        assert (record.host, record.address) == ("office", "10.1.0.9")
         assert "'ada'" in record.detail
         for secret in (PASSWORD, "another one", made["token"].split("_", 2)[2], "argon2"):
             assert secret not in repr(record)

@@ -83,8 +83,8 @@ class Gateway:
         config: The path of a ``headgate.toml``, which is read with the environment over it and
             again with `reload()`; or settings.
         network: The Gateway Network that it joins. Default: none.
-        policy: Decides who may do what. Default: rules, of which there are only the built-in ones
-            and those that were added to the database.
+        policy: Decides who may do what. Default: the rules of `config`, of the database, and the
+            built-in ones.
         recorder: Is told of logins, refusals and failures. Default: the audit
             log in the data folder, and the log ``headgate.audit``.
         reload: Whether edits of the projects' files, and of the one with the settings, take effect
@@ -132,6 +132,7 @@ class Gateway:
         self._data = settings.data or data_folder(name)
         self._network = network or NoNetwork()
         self._policy = policy or RulePolicy()
+        self._has_own_policy = policy is not None
         self._audit = AuditLog(self._data, settings.audit) if recorder is None else None
         self._recorder = recorder or Recorders(filter(None, (LogRecorder(), self._audit)))
         self._store = Store(self._data)
@@ -562,7 +563,7 @@ class Gateway:
             self._on_settings(settings)
 
     def _configure_rules(self, settings: Settings) -> None:
-        if isinstance(self._policy, RulePolicy):
+        if isinstance(self._policy, RulePolicy) and not self._has_own_policy:
             file = self._configuration.file
             place = "the configuration" if file is None else file.name
             self._policy.configure(settings.permission, settings.zones, file=place)
