@@ -813,6 +813,29 @@ def test_a_closing_session_is_no_connection(hand_on: Callable[..., None]) -> Non
     assert session.stats() == QUIET
 
 
+@pytest.mark.parametrize("way", ["broken message", "no turn", "overdue after it"])
+def test_an_error_that_is_taken_back_leaves_a_part_a_part(way: str) -> None:
+    """The error stops what is left of the call; the session's end must know that it was left."""
+    session = Session(now=0.0, id="ab" * 10)
+    request, frame = asked(Asking())
+    frame.payload = bytes(BATCH_BYTES + 5 * CHUNK_BYTES)
+    exchange.send(session, request, frame)
+    session.data_to_send(0.0)
+    assert session.stats()["departing"] == 1
+    answer = encode(Batch(0.0, [Fault(1, "timeout", "", False)]))
+    if way == "no turn":
+        session.take_back(session.receive(answer, 0.0))
+    else:
+        with pytest.raises(RemoteProtocolError):
+            session.receive(_break(answer), 0.0)
+    if way == "overdue after it":
+        exchange.take(session.tick(request.deadline + 1.0))
+    exchange.lose(session, "gone")
+    assert isinstance(request.error(), RequestError)
+    assert request.started is False
+    assert session.stats() | {"ends": 0} == QUIET
+
+
 @pytest.mark.parametrize(
     ("code", "text"),
     [("timeout", "ACME/test gave no result before the request's deadline"), ("denied", "")],

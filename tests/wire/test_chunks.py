@@ -345,6 +345,17 @@ def test_a_fault_stops_a_call_in_the_middle() -> None:
     assert settled(pair)
 
 
+def test_refused_calls_are_not_remembered_for_ever() -> None:
+    """That a call was incomplete is known until its error was acted on, and no longer."""
+    pair, _ = half_up()
+    pair.gateway._forget_call(1)
+    pair.gateway._refuse(Fault(1, "overloaded", "", False))
+    pair.down()
+    assert not pair.client.was_handed_over(1)
+    pair.client.receive(message(Ping(), at=pair.now), pair.now)
+    assert pair.client._unfinished == set()
+
+
 def test_the_end_of_a_session_ends_it() -> None:
     """An incomplete call has certainly not started, a complete one may have."""
     pair, _ = half_up()

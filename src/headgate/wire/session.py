@@ -271,7 +271,10 @@ class Session:
         self._later_reports: dict[int, bytes] = {}
         """Progress values that wait until an earlier, large one has left."""
         self._unfinished: set[int] = set()
-        """Calls whose payload had not left as a whole when the session ended."""
+        """
+        Calls whose payload will not leave as a whole: the session ended, or the peer's error came
+        first. The owner may not have seen that error, and `take_back` opens the call again.
+        """
         self._arrivals = Arrivals(serves.payload, allowance)
         self._arriving = self._arrivals.table
         self._receivers = {
@@ -359,23 +362,20 @@ class Session:
 
     def was_handed_over(self, number: int) -> bool:
         """Whether all of a call was given to the transport, so that its handler may have begun."""
-        return (
-            number <= self._last_handed
-            and number not in self._unfinished
-            and not self._is_departing(number)
-        )
+        return number <= self._last_handed and not self._is_incomplete(number)
 
-    def _is_departing(self, number: int) -> bool:
-        return any((tag, number) in self._departing for tag in CALLS)
+    def _is_incomplete(self, number: int) -> bool:
+        """Whether some of a call's payload has not left."""
+        return number in self._unfinished or any((tag, number) in self._departing for tag in CALLS)
 
     def _drop_parts(self, number: int) -> tuple[bool, bool]:
         """
         Let go what is under way of a call of this side that is over.
 
         Returns:
-            Whether some of the call was still to be sent, and some of its result to arrive.
+            Whether some of the call was not sent, and some of its result was still to arrive.
         """
-        was_incomplete = self._is_departing(number)
+        was_incomplete = self._is_incomplete(number)
         for tag in CALLS:
             self._unsent -= self._departures.stop((tag, number)) or 0
         self._arrivals.forget((PROGRESS, number))
@@ -482,7 +482,7 @@ class Session:
 
     def receive(self, message: bytes, now: float) -> list[Event]:
         """
-        Take one message of the peer.
+        Take one message of the peer, when what the one before it brought is acted on.
 
         Returns:
             What the owner of the session must act on, in order.
@@ -503,6 +503,9 @@ class Session:
         transit = self._clock.arrived(sent, now)
         self._heard = now
         self._pinged = False
+        if self._unfinished:
+            # The other ones' errors were acted on.
+            self._unfinished = {number for number in self._unfinished if number in self.calls}
         # A deadline on the sender's clock becomes one on this side's by adding this.
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
@@ -593,7 +596,9 @@ class Session:
 
     def _faulted(self, frame: Any, events: list[Event], now: float) -> None:
         if self._departing or self._arriving:
-            self._drop_parts(frame.id)
+            was_incomplete, _ = self._drop_parts(frame.id)
+            if was_incomplete:
+                self._unfinished.add(frame.id)
         self._answered(frame, events, now)
 
     def _continued(self, chunk: Any, events: list[Event], now: float) -> None:
@@ -903,7 +908,7 @@ class Session:
         """
         self.state = State.CLOSED
         calls, serving = list(self.calls.items()), list(self.serving.values())
-        self._unfinished = {number for tag, number in self._departing if tag in CALLS}
+        self._unfinished |= {number for tag, number in self._departing if tag in CALLS}
         self._departures.clear()
         self._arrivals.clear()
         self._later_reports.clear()
