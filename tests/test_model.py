@@ -339,9 +339,9 @@ class Machine(RuleBasedStateMachine):
         for run in self.runs:
             if run.attached and run.deadline <= self.gateway_now:
                 self.time_out(run)
-        arriving = set(self.gateway._reception.arriving)
+        arriving = set(self.gateway._arriving)
         assert self.gateway.tick(self.gateway_now) == []
-        for _, number in arriving - set(self.gateway._reception.arriving):
+        for _, number in arriving - set(self.gateway._arriving):
             self.called(number).refused = True
         if self.gateway.state is State.CLOSED:
             self.lose()
