@@ -46,6 +46,7 @@ SETTINGS = f"""
 
     [limits]
     login_seconds = {LOGIN_SECONDS}
+    LIMITS
 
     [[permission]]
     handlers = ["ACME/guarded"]
@@ -96,10 +97,12 @@ class Attacked:
     Args:
         folder: Where it has everything: settings, projects, its own data, the home of its user.
         options: Further arguments of ``headgate run``.
+        limits: A further line of its section ``[limits]``.
     """
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, limits: str = "") -> None:
         self.folder = folder
+        self._limits = limits
         self.home = folder / "home"
         self.config = folder / "headgate.toml"
         self.data = folder / "data"
@@ -112,7 +115,7 @@ class Attacked:
 
     def prepare(self, *, tls: bool = True) -> None:
         """Make everything that it needs, with the commands that a person would use."""
-        self.config.write_text(dedent(SETTINGS), "utf-8")
+        self.config.write_text(dedent(SETTINGS).replace("LIMITS", self._limits), "utf-8")
         messages = self.folder / "projects" / "ACME" / "messages"
         messages.mkdir(parents=True)
         for name, text in SCRIPTS.items():

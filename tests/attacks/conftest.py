@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,14 @@ import headgate
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    """The process that is attacked."""
-    gateway = Attacked(tmp_path_factory.mktemp("attacked"))
+def attacked(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Attacked]:
+    """The process that is attacked, with the `LIMITS` of the module, if it has some."""
+    if sys.platform != "linux":
+        pytest.skip("all of 127.0.0.0/8 is this machine's on Linux alone")
+    limits = getattr(request.module, "LIMITS", "")
+    gateway = Attacked(tmp_path_factory.mktemp("attacked"), limits=limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADGATE_HOME", str(gateway.home))
         gateway.prepare()

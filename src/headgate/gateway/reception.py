@@ -75,12 +75,12 @@ class Reception:
                 tls=settings.tls,
                 http=settings.http,
                 insecure=settings.insecure,
-                connections_per_address=settings.limits.connections_per_address,
                 options=_options(settings),
             ),
             data=data,
             make_channel=lambda: ServerChannel(self),
             refused=self.refused,
+            most_from_one=lambda: self.limiter.limits.connections_per_address,
         )
         """Where it listens."""
         self.identities: Identities
