@@ -29,9 +29,11 @@ from headgate.errors import (
     PermissionDenied,
 )
 from headgate.gateway.config import Settings, Tls
+from headgate.gateway.limits import Limits
 from headgate.invocation import Caller
 from headgate.security.certificates import Folder
 from headgate.security.identity import OWNER_ROLE
+from headgate.security.policy import Permission
 from headgate.wire.frames import (
     Batch,
     Call,
@@ -63,6 +65,7 @@ PASSWORD = "correct horse battery"
 TOKEN = "hg_7_Zm9vYmFyYmF6"
 WHO = "def handleMessage(payload, context):\n    return context.caller.user\n"
 ADA = {"username": "ada", "password": PASSWORD}
+RULES = (Permission(allow=True, users=("anonymous",)),)
 
 
 class Users:
@@ -146,8 +149,12 @@ def users(monkeypatch: pytest.MonkeyPatch) -> Users:
 
 @pytest.fixture
 def hub(rig: Rig, users: Users, records: Records) -> headgate.Gateway:
-    """A gateway whose handler says who asked."""
-    return rig.gateway({"ACME/who": WHO, "ACME/echo": rig.ECHO}, recorder=records)
+    """A gateway whose handler says who asked, and which lets anonymous callers ask."""
+    return rig.gateway(
+        {"ACME/who": WHO, "ACME/echo": rig.ECHO},
+        recorder=records,
+        config=Settings(permission=RULES),
+    )
 
 
 def who(client: headgate.Client) -> Any:
@@ -687,17 +694,17 @@ class TestWhileItIsDecided:
         hub: headgate.Gateway,
         users: Users,
         records: Records,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A login that is not decided in time is given up, and recorded."""
-        monkeypatch.setattr("headgate.channel.server.LOGIN_SECONDS", 0.2)
+        limits = Limits(login_seconds=0.2)
+        hub.call(lambda: hub.apply(Settings(limits=limits, permission=RULES)))
         users.hold = True
         with by_hand(hub) as peer:
             prove_to(hub, peer, password_of(hub, "ada", PASSWORD))
             closed_after(peer, [])
         rig.until(lambda: users.cancelled == 1)
         users.hold = False
-        assert records.told("refused", "the login did not come within")
+        rig.until(lambda: records.told("limited", "limits.login_seconds"))
 
     def test_too_many_at_once(
         self, rig: Rig, hub: headgate.Gateway, users: Users, monkeypatch: pytest.MonkeyPatch

@@ -23,6 +23,7 @@ from headgate.channel.local import certificate_of_port, publish_port
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
 from headgate.gateway import port
 from headgate.gateway.config import Http, Settings, Tls
+from headgate.gateway.limits import Limits
 from headgate.security import certificates
 from headgate.security.certificates import Certificate, Folder, names_of_this_machine
 
@@ -319,17 +320,24 @@ class TestSlowness:
         rig.until(lambda: records.told("refused", "took more than"))
 
     def test_one_address_does_not_take_all(
-        self, rig: Rig, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
+        self, rig: Rig, hub: headgate.Gateway, folder: Folder, records: Records
     ) -> None:
-        """More handshakes of one address than it may have at once are cut, and recorded."""
+        """Beyond the limit of now handshakes of one address are cut, and recorded; 0 is none."""
         assert hub._reception.port._listener is not None
-        monkeypatch.setattr(hub._reception.port._listener, "_most_from_one", 3)
-        waiting = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(8)]
-        rig.until(lambda: records.told("refused", "too many connections"))
-        for peer in waiting:
-            peer.close()
-        rig.until(lambda: not hub._reception.port._listener._from)
-        assert echo(hub.url) == 1
+        tls = Tls(certificate=folder.server, key=folder.server_key)
+        for most, cut in ((0, False), (3, True)):
+            settings = Settings(tls=tls, limits=Limits(connections_per_address=most))
+            hub.call(lambda settings=settings: hub.apply(settings))
+            waiting = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(8)]
+            if cut:
+                rig.until(lambda: records.told("refused", "too many connections"))
+            here = most or len(waiting)
+            rig.until(lambda here=here: hub._reception.port._listener._from.total() == here)
+            assert records.told("refused", "too many connections") == cut
+            for peer in waiting:
+                peer.close()
+            rig.until(lambda: not hub._reception.port._listener._from)
+            assert echo(hub.url) == 1
 
     def test_a_look_is_no_offence(self, rig: Rig, hub: headgate.Gateway, records: Records) -> None:
         """Who connects and leaves without a word is not recorded."""

@@ -51,7 +51,7 @@ SOME: dict[Place, st.SearchStrategy[Any]] = {
     ("reload",): st.sampled_from([True, False, "poll"]),
     ("log", "level"): st.sampled_from(["debug", "info", "warning", "error"]),
     ("limits", "in_flight"): st.integers(1, 4096),
-    ("limits", "burst"): st.floats(0, 1e9),
+    ("limits", "burst"): st.just(0.0) | st.floats(1, 1e9),
     ("audit", "redact"): st.lists(TEXT, max_size=3),
 }
 """Settings of every kind."""

@@ -49,7 +49,8 @@ class Listener:
         context: Gives what TLS is spoken with at the moment; it is asked once a connection, so
             another one holds for connections from then on. None for a port without TLS.
         refused: Is told of connections that come to nothing in the handshake.
-        most_from_one: Connections from one address that are in the handshake, at most.
+        most_from_one: Gives how many connections from one address may be in the handshake at the
+            moment; 0 for no limit.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Listener:
         *,
         context: Callable[[], ssl.SSLContext] | None,
         refused: Refused,
-        most_from_one: int,
+        most_from_one: Callable[[], int],
     ) -> None:
         self._sockets = sockets
         self._make = make_channel
@@ -147,9 +148,10 @@ class Listener:
         host, peer = address[0], Peer(*address[:2], loopback=is_loopback(address[0]))
         self._from[host] += 1
         try:
-            if self._from[host] > self._most_from_one:
+            most = self._most_from_one()
+            if 0 < most < self._from[host]:
                 # The first is told of, not each one of a flood.
-                first = self._from[host] == self._most_from_one + 1
+                first = self._from[host] == most + 1
                 text = "too many connections of this address are in the TLS handshake"
                 raise _TurnedAwayError(text if first else "")
             end = self._loop.time() + HANDSHAKE_SECONDS
@@ -240,7 +242,7 @@ async def listen(
     port: int,
     context: Callable[[], ssl.SSLContext] | None = None,
     refused: Refused,
-    most_from_one: int,
+    most_from_one: Callable[[], int],
 ) -> Listener:
     """
     Listen on a port, on all addresses of all hosts; the other arguments are those of `Listener`.

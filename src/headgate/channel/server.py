@@ -271,6 +271,9 @@ class ServerChannel(Channel):
     def data_received(self, data: bytes) -> None:
         if self._upgraded:
             super().data_received(data)
+            broken = self._core.parser_exc if self.session is None else None
+            if broken is not None and not isinstance(broken, EOFError):
+                self._give_up(str(broken))
             return
         if not self._head_bytes and data[:1] == TLS_HANDSHAKE:
             self._answer_garbage("it speaks TLS, and this port does not")
@@ -375,14 +378,20 @@ class ServerChannel(Channel):
         except RequestError as error:
             self._refuse(error, self._ticket_problem or error.message)
         except RemoteProtocolError as error:
-            self._door.refused(self._peer, str(error))
             self._fail(error)
 
     def _fail(self, error: RemoteProtocolError) -> None:
-        self._handshake = None
+        if self.session is None:
+            self._give_up(str(error))
+        super()._fail(error)
+
+    def _give_up(self, reason: str) -> None:
+        """Take no login any more from a client that broke a rule."""
+        if self._handshake is not None:
+            self._handshake = None
+            self._door.refused(self._peer, reason)
         if self._login is not None:
             self._login.cancel()
-        super()._fail(error)
 
     def _key_of(self, hello: Hello) -> bytes | None:
         if hello.method == "ticket":

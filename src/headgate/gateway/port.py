@@ -55,9 +55,6 @@ class Listening:
     insecure: bool = False
     """Whether to listen beyond loopback without TLS or without users."""
 
-    connections_per_address: int = 256
-    """Connections of one address that are in the handshake, at most."""
-
     options: tuple[str, ...] = ()
     """How the command line names the gateway, such as ``--name hub``, for texts."""
 
@@ -74,6 +71,8 @@ class Port:
         data: The gateway's own folder.
         make_channel: Makes the protocol of a connection.
         refused: Is told of connections that come to nothing before they have one.
+        most_from_one: Gives how many connections from one address may be in the handshake at the
+            moment; 0 for no limit.
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class Port:
         data: Path,
         make_channel: Callable[[], ServerChannel],
         refused: Callable[[Peer, str], None],
+        most_from_one: Callable[[], int],
     ) -> None:
         self.number = settings.port
         """The port's number."""
@@ -94,6 +94,7 @@ class Port:
         self._data = data
         self._make_channel = make_channel
         self._refused = refused
+        self._most_from_one = most_from_one
         self._tls: ServerTls | None = None
         self._listener: Listener | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -142,7 +143,7 @@ class Port:
             port=self.number,
             context=self._context if self._tls is not None else None,
             refused=self._refused,
-            most_from_one=self._settings.connections_per_address,
+            most_from_one=self._most_from_one,
         )
         self.number = self._listener.port
         shown = self._tls.shown if self._tls is not None else None

@@ -75,12 +75,12 @@ class Reception:
                 tls=settings.tls,
                 http=settings.http,
                 insecure=settings.insecure,
-                connections_per_address=settings.limits.connections_per_address,
                 options=_options(settings),
             ),
             data=data,
             make_channel=lambda: ServerChannel(self),
             refused=self.refused,
+            most_from_one=lambda: self.limiter.limits.connections_per_address,
         )
         """Where it listens."""
         self.identities: Identities
@@ -255,9 +255,9 @@ class Reception:
         channel.attach(session.received, lambda c, reason: self._lost(session, c, reason))
         self.sessions.add(session)
         self.sessions.watch(session, identities, self._login_ended)
-        self._recorder.record(
-            Record.by(caller, "login", outcome="ok", detail=f"from {channel.peer}")
-        )
+        # The method is how the user logged in at first: behind a ticket stands another one.
+        how = f"{credentials.method} from {channel.peer}"
+        self._recorder.record(Record.by(caller, "login", outcome="ok", detail=how))
         return message, state
 
     def _lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
