@@ -284,6 +284,23 @@ class TestAHandlersOwnSettings:
         }
         assert asked == {"test": None, "other": None, "third": ("PermissionDenied", False)}
 
+    @pytest.mark.parametrize("kind", ["", "async "])
+    def test_a_reload_takes_them_and_takes_them_back(self, rig: Rig, kind: str) -> None:
+        """Whom a handler refuses is what its file says now, also for who was let in before."""
+        free = f"{kind}def {BODY}"
+        hub = rig.gateway({"ACME/test": free})
+        client = rig.client(hub)
+        assert error_of(client.request("ACME", "test")) is None
+        for script, error in (
+            (OWN.format(roles=["operator"], zones=["none"], kind=kind), "PermissionDenied"),
+            (free, None),
+            (OWN.replace(", zones={zones}", "").format(roles=["x"], kind=kind), "PermissionDenied"),
+        ):
+            rig.projects({"ACME/test": script})
+            hub.reload()
+            found = error_of(client.request("ACME", "test"))
+            assert (found and found[0]) == error
+
     def test_they_widen_nothing(self, rig: Rig) -> None:
         """Whom no rule allows is refused, whatever the handler says."""
         script = OWN.replace(", zones={zones}", "").format(roles=["owner"], kind="")
