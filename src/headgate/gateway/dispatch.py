@@ -33,7 +33,7 @@ from headgate.runtimes.gate import Finished, Gate
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import AuditLog, Record, Recorder
 from headgate.security.audit.redaction import described
-from headgate.security.identity import OWNER_ROLE
+from headgate.security.identity import is_owner
 from headgate.security.policy import Action, Policy
 from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
@@ -121,10 +121,9 @@ class Dispatch:
         self, invocation: Invocation, action: Action, endpoint: Endpoint, audit: AuditLog
     ) -> Endpoint:
         """Return what holds an invocation until its record is on the disk, if it must be."""
-        caller = invocation.caller
-        local_owner = OWNER_ROLE in caller.roles and not caller.gateway
         refusal = audit.refusal()
-        if refusal is not None and not (local_owner and invocation.project == GATEWAY_PROJECT):
+        administers = invocation.project == GATEWAY_PROJECT and is_owner(invocation.caller)
+        if refusal is not None and not administers:
             raise refusal
         if not audit.settings.strict or self._resumed is invocation:
             return endpoint
