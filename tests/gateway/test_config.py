@@ -90,7 +90,8 @@ def test_the_strongest_source_wins(
     """Defaults < file < environment < arguments, for each setting alone; its origin is known."""
     given_by: dict[str, dict[Place, Any]] = {source: {} for source in SOURCES}
     for place, values in SOME.items():
-        for source in data.draw(st.sets(st.sampled_from(SOURCES)), label=str(place)):
+        chosen = data.draw(st.sets(st.sampled_from(SOURCES)), label=str(place))
+        for source in sorted(chosen):
             given_by[source][place] = data.draw(values, label=f"{source} {place}")
     file = tmp_path_factory.getbasetemp() / "precedence.toml"
     file.write_text(toml(given_by["file"]), "utf-8")
@@ -274,6 +275,10 @@ user = []
         ('reload = "pol"', 1, 'Write true or false or "poll"'),
         ("port = 1\nport = 2", 2, "not valid TOML"),
         ("[limits]\nburst = nan", 2, "limits.burst cannot be NaN"),
+        ("[audit]\nretain_days = inf", 2, "audit.retain_days cannot be Infinity"),
+        ("[audit]\nretain_days = nan", 2, "audit.retain_days cannot be NaN"),
+        ("[audit]\nretain_days = 0", 2, "a number above 0 to 36500"),
+        ("[audit]\nsegment_bytes = 0", 2, "a whole number from 65536 to 1"),
     ],
 )
 def test_mistake(tmp_path: Path, text: str, line: int, what: str) -> None:

@@ -21,6 +21,9 @@ ADMIN = Caller(
 )
 
 
+OWNER_ELSEWHERE = Caller(user="root", roles=frozenset({"owner"}), gateway=("mill",))
+
+
 async def names(desk: Desk) -> list[str]:
     """The names in the list of users."""
     return [row["name"] for row in (await desk.do("user_list"))["users"]]
@@ -83,7 +86,7 @@ async def test_roles_are_changed(desk: Desk) -> None:
 
 
 async def test_owner_is_made_by_owners(desk: Desk) -> None:
-    """An administrator who is no owner makes none, and does not touch one."""
+    """An administrator who is no owner, or that of another gateway, makes and touches none."""
     await desk.user("root2", roles=["owner"])
     await desk.user("ada")
     made = await desk.token("root2")
@@ -102,9 +105,10 @@ async def test_owner_is_made_by_owners(desk: Desk) -> None:
         ("certificate_remove", {"id": added["id"]}),
     ]
     before = desk.identities.accounts
-    for action, payload in attempts:
-        with pytest.raises(PermissionDenied, match="owner"):
-            await desk.do(action, by=ADMIN, **payload)
+    for by in (ADMIN, OWNER_ELSEWHERE):
+        for action, payload in attempts:
+            with pytest.raises(PermissionDenied, match="owner"):
+                await desk.do(action, by=by, **payload)
     assert desk.identities.accounts is before
     # The gateway records refusals where requests end.
     assert desk.records == []

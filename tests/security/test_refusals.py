@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import statistics
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 import headgate
 from headgate.errors import HandlerNotFound, PermissionDenied, ProjectNotFound
+from headgate.gateway import dispatch
 from headgate.gateway.dispatch import Dispatch
 from headgate.network.memory import MemoryNetwork
 from headgate.runtimes.gate import Gate
@@ -228,6 +230,59 @@ class TestTheAnswer:
         assert max(medians) < 2 * min(medians), medians
 
 
+class TestLists:
+    """What is told of others' handlers is what the caller may see, or ask itself."""
+
+    def test_a_hint_names_nothing_that_may_not_be_asked(self, rig: Rig) -> None:
+        """Neither the nearest name nor the list of all has what the rules keep from the caller."""
+        rules = (
+            Permission(allow=False, handlers=("SECRET/*", "ACME/vault")),
+            Permission(allow=True),
+        )
+        scripts = dict.fromkeys(("ACME/start", "ACME/vault", "SECRET/test", "B/test"), rig.ECHO)
+        client = rig.client(rig.gateway(scripts, policy=RulePolicy(rules)))
+        for target, told in (
+            (("SECRE", "test"), "There is: ACME, B."),
+            (("ACM", "test"), "Did you mean 'ACME'?"),
+            (("ACME", "vaul"), "There is: start."),
+            (("ACME", "strat"), "Did you mean 'start'?"),
+        ):
+            text = str(client.request(*target).getError())
+            assert told in text
+            assert "SECRET" not in text
+            assert "vault" not in text
+
+    def test_a_hint_costs_no_time(self) -> None:
+        """Among thousands of names only the neighbours are compared."""
+        names = [f"line{number}/start_motor" for number in range(3000)]
+        begin = time.perf_counter()
+        difflib.get_close_matches("line1/start_motir", names, n=1)
+        all_compared = time.perf_counter() - begin
+        begin = time.perf_counter()
+        assert "'line1/start_motor'" in dispatch._nearest("line1/start_motir", names, bool)
+        assert time.perf_counter() - begin < all_compared / 4
+
+    def test_lists_leave_out_what_may_not_be_seen(self, rig: Rig) -> None:
+        """Handlers, what runs, what waits, and problems with their files."""
+        policy = RulePolicy([Permission(allow=False, handlers=("SECRET/*",), actions=("see",))])
+        scripts = {"ACME/hold": rig.HOLD, "SECRET/hold": rig.HOLD}
+        broken = {"ACME/bad": "def (", "SECRET/bad": "def ("}
+        hub = rig.gateway({**scripts, **broken}, policy=policy)
+        client = rig.client(hub)
+        for project in ("ACME", "SECRET"):
+            client.request(project, "hold", {})
+            hub.globals["running"].get(timeout=20)
+        asked = {name: client.request("@gateway", name).get() for name in ("handlers", "problems")}
+        asked["ps"] = client.request("@gateway", "ps").get()["running"]
+        assert {name: [row["project"] for row in rows] for name, rows in asked.items()} == {
+            "handlers": ["ACME"],
+            "problems": ["ACME"],
+            "ps": ["ACME"],
+        }
+        assert len(hub.problems) == len(hub.running()["running"]) == 2
+        hub.globals["go"].set()
+
+
 OWN = """
     import headgate
 
@@ -283,6 +338,23 @@ class TestAHandlersOwnSettings:
             name: error_of(client.request("ACME", name)) for name in ("test", "other", "third")
         }
         assert asked == {"test": None, "other": None, "third": ("PermissionDenied", False)}
+
+    @pytest.mark.parametrize("kind", ["", "async "])
+    def test_a_reload_takes_them_and_takes_them_back(self, rig: Rig, kind: str) -> None:
+        """Whom a handler refuses is what its file says now, also for who was let in before."""
+        free = f"{kind}def {BODY}"
+        hub = rig.gateway({"ACME/test": free})
+        client = rig.client(hub)
+        assert error_of(client.request("ACME", "test")) is None
+        for script, error in (
+            (OWN.format(roles=["operator"], zones=["none"], kind=kind), "PermissionDenied"),
+            (free, None),
+            (OWN.replace(", zones={zones}", "").format(roles=["x"], kind=kind), "PermissionDenied"),
+        ):
+            rig.projects({"ACME/test": script})
+            hub.reload()
+            found = error_of(client.request("ACME", "test"))
+            assert (found and found[0]) == error
 
     def test_they_widen_nothing(self, rig: Rig) -> None:
         """Whom no rule allows is refused, whatever the handler says."""

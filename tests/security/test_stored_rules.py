@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import headgate
 from headgate.errors import ConfigurationError, HandlerNotFound, PayloadError, PermissionDenied
+from headgate.invocation import Caller
 from headgate.security import rules as stored
 from headgate.security.identity import owner
 from headgate.security.policy import Permission, RulePolicy
 from headgate.security.zones import Zone
+from headgate.store import Store
 
 if TYPE_CHECKING:
     from conftest import Records, Rig
@@ -247,6 +251,19 @@ class TestLockingOneselfOut:
             assert re.search(r"could not undo this: database, rule \d would refuse it", str(error))
         assert len(places(client)) == 2
         assert may(client)
+
+    def test_an_administrator_does_not_lock_the_owner_out(
+        self, tmp_path: Path, records: Records
+    ) -> None:
+        """Who may change the rules cannot take that from the owner."""
+        policy = RulePolicy([Permission(allow=True, users=("eve",))])
+        with Store(tmp_path / "data") as store:
+            rules = stored.Rules(store, policy, records)
+            rules.load()
+            eve = Caller(user="eve", method="password")
+            with pytest.raises(PayloadError, match="could not undo this: database, rule 1"):
+                asyncio.run(rules.add(Permission(allow=False, roles=("owner",)), by=eve))
+            asyncio.run(rules.add(Permission(allow=False, roles=("operator",)), by=eve))
 
 
 def test_a_rule_whose_zone_is_gone_keeps_the_gateway_from_starting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,8 @@ from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
 from headgate.gateway.running import Running
-from headgate.security.policy import Action
+from headgate.invocation import Caller
+from headgate.security.policy import Action, Policy, allows
 from headgate.security.rules import Operation
 
 __all__ = ["Builtin", "builtins"]
@@ -52,7 +53,11 @@ class Told(Protocol):
 
 
 def builtins(
-    gateway: Told, hosting: Hosting, running: Running, operations: Mapping[str, Operation]
+    gateway: Told,
+    hosting: Hosting,
+    running: Running,
+    operations: Mapping[str, Operation],
+    policy: Policy,
 ) -> dict[str, Builtin]:
     """
     Return the handlers of a gateway by name.
@@ -62,7 +67,19 @@ def builtins(
         hosting: Its projects.
         running: What runs.
         operations: What administers it, by name.
+        policy: Whoever asks is told of those handlers alone that it lets them ``see``.
     """
+
+    def visible(rows: Iterable[Mapping[str, Any]], caller: Caller) -> list[Mapping[str, Any]]:
+        return [
+            row for row in rows if allows(policy, caller, "see", row["project"], row["handler"])
+        ]
+
+    def problems(payload: Any, caller: Caller) -> Any:
+        return visible(map(msgspec.structs.asdict, hosting.problems), caller)
+
+    def running_table(payload: Any, caller: Caller) -> Any:
+        return {name: visible(rows, caller) for name, rows in running.table().items()}
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
@@ -72,9 +89,9 @@ def builtins(
 
     return {
         "counters": Builtin(lambda _: gateway.counters()),
-        "handlers": Builtin(lambda _: _handlers(hosting)),
-        "problems": Builtin(lambda _: hosting.problems),
-        "ps": Builtin(lambda _: running.table()),
+        "handlers": Builtin(lambda _, caller: visible(_handlers(hosting), caller), for_caller=True),
+        "problems": Builtin(problems, for_caller=True),
+        "ps": Builtin(running_table, for_caller=True),
         "reload": Builtin(reload, action="administer"),
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
         "settings": Builtin(lambda _: _settings(gateway), action="administer"),

@@ -6,7 +6,9 @@ import asyncio
 import difflib
 import logging
 import os
-from collections.abc import Awaitable, Iterable, Mapping
+from bisect import bisect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
 from time import monotonic
 from typing import Any
 
@@ -33,8 +35,8 @@ from headgate.runtimes.gate import Finished, Gate
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import AuditLog, Record, Recorder
 from headgate.security.audit.redaction import described
-from headgate.security.identity import OWNER_ROLE
-from headgate.security.policy import Action, Policy
+from headgate.security.identity import is_owner
+from headgate.security.policy import Action, Policy, allows
 from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
 
@@ -44,6 +46,10 @@ logger = logging.getLogger("headgate.gateway")
 
 MAX_ASKED = 4096
 """Bytes of a payload for the gateway's own handlers, which are answered on its event loop."""
+
+
+NAMES_LOOKED_AT = 32
+"""Names that are compared or told where one is not found."""
 
 
 class Dispatch:
@@ -121,10 +127,9 @@ class Dispatch:
         self, invocation: Invocation, action: Action, endpoint: Endpoint, audit: AuditLog
     ) -> Endpoint:
         """Return what holds an invocation until its record is on the disk, if it must be."""
-        caller = invocation.caller
-        local_owner = OWNER_ROLE in caller.roles and not caller.gateway
         refusal = audit.refusal()
-        if refusal is not None and not (local_owner and invocation.project == GATEWAY_PROJECT):
+        administers = invocation.project == GATEWAY_PROJECT and is_owner(invocation.caller)
+        if refusal is not None and not administers:
             raise refusal
         if not audit.settings.strict or self._resumed is invocation:
             return endpoint
@@ -200,13 +205,42 @@ class Dispatch:
             return self._builtin(handler)
         hosted = self._hosted.get(project)
         if hosted is None:
-            raise _no_project(project, self._hosted, self._gateway.name)
+            raise self._no_project(invocation, action)
         endpoint = hosted.endpoints.get(handler)
         if endpoint is None:
-            raise _no_handler(hosted, handler)
+            raise self._no_handler(invocation, action, hosted)
         if endpoint.narrows:
             self._narrow(invocation, endpoint)
         return endpoint
+
+    def _no_project(self, invocation: Invocation, action: Action) -> ProjectNotFound:
+        caller, name = invocation.caller, invocation.project
+
+        def is_shown(project: str) -> bool:
+            handlers = islice(self._hosted[project].endpoints, NAMES_LOOKED_AT)
+            return any(allows(self._policy, caller, action, project, each) for each in handlers)
+
+        return ProjectNotFound(
+            f"The gateway {self._gateway.name!r} has no project {name!r}. "
+            f"{_nearest(name, self._hosted, is_shown)}See: headgate handlers"
+        )
+
+    def _no_handler(
+        self, invocation: Invocation, action: Action, hosted: Hosted
+    ) -> HandlerNotFound:
+        caller, name, project = invocation.caller, invocation.handler, hosted.project
+        found = _not_loaded(hosted, name)
+        if found is not None:
+            return found
+
+        def is_shown(handler: str) -> bool:
+            return allows(self._policy, caller, action, project.name, handler)
+
+        return HandlerNotFound(
+            f'The message handler "{name}" could not be found in project {project.name!r}. '
+            f"{_nearest(name, project.handlers, is_shown)}"
+            f"Its scripts are in {project.path / 'messages'}"
+        )
 
     def _narrow(self, invocation: Invocation, gate: Gate) -> None:
         """Let the handler's own settings refuse; they come after the rules, and allow nothing."""
@@ -407,14 +441,8 @@ def _too_long(invocation: Invocation) -> DeadlockError:
     )
 
 
-def _no_project(name: str, known: Iterable[str], gateway: str) -> ProjectNotFound:
-    return ProjectNotFound(
-        f"The gateway {gateway!r} has no project {name!r}. {_nearest(name, known)}"
-        "See: headgate handlers"
-    )
-
-
-def _no_handler(hosted: Hosted, name: str) -> HandlerNotFound:
+def _not_loaded(hosted: Hosted, name: str) -> HandlerNotFound | None:
+    """Return the error for a handler that is in the files and does not serve, None without one."""
     project = hosted.project
     subject = f"The message handler {name!r} of project {project.name!r}"
     # A problem without a handler is the project's own: nothing of it may serve.
@@ -427,15 +455,17 @@ def _no_handler(hosted: Hosted, name: str) -> HandlerNotFound:
         if hosted.refused is not None:
             return HandlerNotFound(f"{subject} waits for a correction: {hosted.problems[0]}")
         return HandlerNotFound(f"{subject} came after the project was loaded. See: headgate reload")
-    return HandlerNotFound(
-        f'The message handler "{name}" could not be found in project {project.name!r}. '
-        f"{_nearest(name, project.handlers)}Its scripts are in {project.path / 'messages'}"
-    )
+    return None
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str], is_shown: Callable[[str], bool]) -> str:
+    """Return a hint at the names that there are, but for those that are not to be shown."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    # Its neighbours in the alphabet: to compare a name with thousands would hold up the loop.
+    begin = max(0, bisect(names, name) - NAMES_LOOKED_AT // 2)
+    neighbours = names[begin : begin + NAMES_LOOKED_AT]
+    near = next(filter(is_shown, difflib.get_close_matches(name, neighbours)), "")
     if near:
-        return f"Did you mean {near[0]!r}? "
-    return f"There is: {', '.join(names[:20])}. " if names else "There is none. "
+        return f"Did you mean {near!r}? "
+    shown = ", ".join(filter(is_shown, names[:NAMES_LOOKED_AT]))
+    return f"There is: {shown}. " if shown else "There is none. "

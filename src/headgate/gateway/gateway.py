@@ -304,7 +304,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, self._operations()),
+            builtins=builtins(self, hosting, running, self._operations(), self._policy),
             audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)

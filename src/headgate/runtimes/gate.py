@@ -97,21 +97,25 @@ class Gate:
         places: int,
         hung: set[Invocation],
     ) -> None:
-        self.handler = handler
-        """The handler."""
         self.lane = lane
         """Where it runs."""
-        self.timeout = handler.settings.timeout
-        """The handler's own cap on the deadline, in seconds; None for none."""
-        self.narrows = bool(handler.settings.roles or handler.settings.zones)
-        """Whether the handler's own settings say who may call it."""
         self.under_way = 0
         """Runs that were taken and are not finished."""
-        self._limit = handler.settings.queue + places
-        self._concurrency = concurrency
+        self._take_settings(handler, concurrency, places)
         self._active: set[Invocation] = set()
         self._waiting = FairQueue()
         self._hung = hung
+
+    def _take_settings(self, handler: Runnable, concurrency: int | None, places: int) -> None:
+        settings = handler.settings
+        self.handler = handler
+        """The handler."""
+        self.timeout = settings.timeout
+        """The handler's own cap on the deadline, in seconds; None for none."""
+        self.narrows = bool(settings.roles or settings.zones)
+        """Whether the handler's own settings say who may call it."""
+        self._limit = settings.queue + places
+        self._concurrency = concurrency
 
     def __call__(self, invocation: Invocation) -> None:
         """Run the handler as soon as there is a place; raises Overloaded if too many wait."""
@@ -167,10 +171,7 @@ class Gate:
 
         Only for a handler that has a limit on its concurrency where the one before it has one.
         """
-        self.handler = handler
-        self.timeout = handler.settings.timeout
-        self._limit = handler.settings.queue + places
-        self._concurrency = concurrency
+        self._take_settings(handler, concurrency, places)
         if concurrency is not None:
             self._admit(concurrency)
 

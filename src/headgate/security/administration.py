@@ -35,7 +35,7 @@ from headgate.security.identities import (
     secret_hash,
     spki_of,
 )
-from headgate.security.identity import OWNER_ROLE
+from headgate.security.identity import OWNER_ROLE, is_owner
 from headgate.security.passwords import check_password
 from headgate.store.tables import certificates, tokens, users
 
@@ -126,8 +126,8 @@ class Administration:
     """
     The actions of administrators, by name: ``user_add``, ``token_create`` and so on.
 
-    It does not ask whether somebody is an administrator. But only who has the role ``owner`` can
-    give it to somebody, or change a user who has it.
+    It does not ask whether somebody is an administrator. But only who has the role ``owner``, at
+    this gateway, can give it to somebody, or change a user who has it.
 
     Args:
         identities: Whom it is about.
@@ -401,7 +401,7 @@ def _convert(payload: Any, kind: type[_Order]) -> _Order:
 
 
 def _require_owner(by: Caller, roles: Iterable[str]) -> None:
-    if OWNER_ROLE in roles and OWNER_ROLE not in by.roles:
+    if OWNER_ROLE in roles and not is_owner(by):
         raise PermissionDenied(
             f"Only who has the role {OWNER_ROLE!r} gives it, or changes a user who has it",
             started=False,

@@ -6,7 +6,7 @@ import getpass
 
 from headgate.invocation import Caller
 
-__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "owner"]
+__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "is_owner", "owner"]
 
 ANONYMOUS = "anonymous"
 """Name of the user, and of the way to log in, of whoever comes without a name."""
@@ -23,6 +23,11 @@ def owner(*, host: str, session: str) -> Caller:
 def gateway_itself(name: str) -> Caller:
     """Return the caller of what the gateway's own process asks for, outside of any request."""
     return Caller(user=f"gateway:{name}", roles=frozenset({OWNER_ROLE}))
+
+
+def is_owner(caller: Caller) -> bool:
+    """Whether a caller is an owner of this gateway, and not of another one that asks for it."""
+    return OWNER_ROLE in caller.roles and not caller.gateway
 
 
 def _user_name() -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "Policy",
     "Rule",
     "RulePolicy",
+    "allows",
     "permission_fields",
     "permission_text",
 ]
@@ -155,6 +156,15 @@ class Policy(Protocol):
         Raises:
             PermissionDenied: The caller may not.
         """
+
+
+def allows(policy: Policy, caller: Caller, action: Action, project: str, handler: str) -> bool:
+    """Whether a policy lets a caller do something: for what is shown to it, or left out."""
+    try:
+        policy.authorise(caller, action, project, handler)
+    except PermissionDenied:
+        return False
+    return True
 
 
 class RulePolicy:

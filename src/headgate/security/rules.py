@@ -14,6 +14,7 @@ from headgate.errors import ConfigurationError, PayloadError
 from headgate.invocation import Caller
 from headgate.scope import GATEWAY_PROJECT
 from headgate.security.audit import Record, Recorder
+from headgate.security.identity import owner
 from headgate.security.policy import (
     Action,
     Decision,
@@ -35,7 +36,7 @@ MOST_CHANGES = 10_000
 """Changes that are remembered, the last ones."""
 
 _UNDO: tuple[Action, str, str] = ("administer", GATEWAY_PROJECT, "permission_undo")
-"""What whoever changes the rules must still be allowed to do afterwards."""
+"""What whoever changes the rules, and the owner, must still be allowed to do afterwards."""
 
 T = TypeVar("T")
 
@@ -95,7 +96,7 @@ class Rules:
 
         Raises:
             PayloadError: The rule is wrong, there is none of that number, there are too many, or
-                whoever adds it could not undo that.
+                whoever adds it, or the owner, could not undo that.
         """
 
         try:
@@ -121,8 +122,8 @@ class Rules:
         Remove a rule.
 
         Raises:
-            PayloadError: There is no rule of this number, or whoever removes it could not undo
-                that.
+            PayloadError: There is no rule of this number, or whoever removes it, or the owner,
+                could not undo that.
         """
 
         def write(connection: Connection) -> Change:
@@ -170,15 +171,19 @@ class Rules:
         return await asyncio.wrap_future(self._store.read(function))
 
     async def _change(self, write: Callable[[Connection], Change], by: Caller) -> Change:
-        may_undo = self._loaded and self._policy.decide(by, *_UNDO).allow
+        # Who helps to administer the gateway takes it from nobody, least of all from its owner.
+        both = (by, owner(host="", session="")) if self._loaded else ()
+        able = [each for each in both if self._policy.decide(each, *_UNDO).allow]
 
         def checked(connection: Connection) -> tuple[Change, list[Rule]]:
             change = write(connection)
             if change.kind == "added":
                 self._policy.check([Rule(_where(change.rule), change.permission)])
             rules = stored_rules(connection)
-            if may_undo and not (later := self._policy.with_stored(rules).decide(by, *_UNDO)).allow:
-                raise _locked_out(by, later)
+            later = self._policy.with_stored(rules) if able else self._policy
+            for caller in able:
+                if not (decision := later.decide(caller, *_UNDO)).allow:
+                    raise _locked_out(caller, decision)
             return change, rules
 
         try:
@@ -398,7 +403,7 @@ def _undoable(connection: Connection, number: int | None) -> Change:
 def _locked_out(by: Caller, decision: Decision) -> PayloadError:
     return PayloadError(
         f"{by.user} could not undo this: {decision.where} would refuse it. First add a rule that "
-        "allows it to you, such as: headgate permission add --allow --role owner"
+        "allows it, such as: headgate permission add --allow --role owner"
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from time import monotonic
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
+from annotated_types import Ge, Gt, Le
 
 from headgate.errors import PermissionDenied, RequestError
 from headgate.invocation import Caller, Invocation
@@ -41,10 +43,10 @@ class AuditSettings:
     )
     """Patterns of keys in payloads whose values are left out, at any depth and without case."""
 
-    segment_bytes: int = 16 * 1024 * 1024
+    segment_bytes: Annotated[int, Ge(64 * 1024), Le(1024**3)] = 16 * 1024 * 1024
     """Bytes after which a segment is closed and the next one begun."""
 
-    retain_days: float = 365.0
+    retain_days: Annotated[float, Gt(0), Le(36_500)] = 365.0
     """Days after which a closed segment is removed, whole."""
 
     on_full: Literal["refuse", "continue"] = "continue"
@@ -52,6 +54,11 @@ class AuditSettings:
 
     strict: bool = False
     """Whether a request's record is on the disk before its handler begins."""
+
+    def __post_init__(self) -> None:
+        # Settings that a program makes may be shorter than those of a file, but not for ever.
+        if not (self.segment_bytes > 0 and 0 < self.retain_days < math.inf):
+            raise ValueError("audit.segment_bytes and audit.retain_days are finite and above 0")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
