@@ -120,6 +120,17 @@ class TestCheck:
             assert invoke("check", "--user", "ANNA", "--role", "x", "B/test").exit_code == 0
             assert invoke("check", "--user", "ben", "B/test").exit_code == 0
 
+    def test_rules_of_the_environment_count(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where there is no file."""
+        (folder / "headgate.toml").unlink()
+        monkeypatch.setenv("HEADGATE_DATA", str(folder / "own"))
+        monkeypatch.setenv("HEADGATE_PERMISSION", '[{"allow": false, "handlers": ["B/*"]}]')
+        result = invoke("check", "--user", "ann", "B/test", "--json")
+        assert result.exit_code == ExitCode.DENIED, result.output
+        assert json.loads(result.stdout)["where"] == "the configuration, permission 1"
+
     def test_an_older_database_has_no_rules(self, folder: Path) -> None:
         """What the gateway did not bring up to date yet is read as it is, and left so."""
         with Store(folder / "own") as store:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -68,6 +68,16 @@ ADA = {"username": "ada", "password": PASSWORD}
 RULES = (Permission(allow=True, users=("anonymous",)),)
 
 
+class Let(NamedTuple):
+    """What a session rests on."""
+
+    user: str
+    method: str
+    token: str = ""
+    certificate: int = 0
+    ticketed: bool = False
+
+
 class Users:
     """The users of a gateway: a fixed table, in place of the database."""
 
@@ -84,7 +94,7 @@ class Users:
         self.failing: list[Exception] = []
         """What the next logins end with."""
 
-    async def log_in(self, credentials: Credentials, peer: Peer) -> tuple[str, str]:
+    async def log_in(self, credentials: Credentials, peer: Peer) -> Let:
         self.asked.append(credentials)
         self.peers.append(peer)
         if self.failing:
@@ -105,16 +115,16 @@ class Users:
         }[credentials.method]()
         if user is None:
             raise PermissionDenied(f"precisely why {credentials.user!r} is not let in")
-        return user, credentials.method
+        return Let(user, credentials.method)
 
     def _by_password(self, credentials: Credentials) -> str | None:
         right = self.passwords.get(credentials.user) == credentials.secret
         return credentials.user if right else None
 
-    def current(self, login: tuple[str, str], *, session: str) -> Caller:
+    def current(self, login: Let, *, session: str) -> Caller:
         return Caller(login[0], roles=frozenset({OWNER_ROLE}), session=session, method=login[1])
 
-    def ticket(self, login: tuple[str, str]) -> Ticket | None:
+    def ticket(self, login: Let) -> Ticket | None:
         if login[1] in ("local", "anonymous"):
             return None
         ticket = Ticket(os.urandom(40), os.urandom(KEY_BYTES), 60.0)
@@ -127,7 +137,7 @@ class Users:
     def ticket_problem(self, blob: bytes, peer: Peer) -> str:
         return "precisely what is wrong with the ticket"
 
-    def expires_at(self, login: tuple[str, str]) -> None: ...
+    def expires_at(self, login: Let) -> None: ...
 
     def load(self) -> None: ...
 
@@ -227,6 +237,10 @@ class TestMethods:
             headgate.connect(hub.url, **credentials)
         assert "precisely" not in str(caught.value)
         assert records.told("refused", "precisely why")
+        (record,) = (each for each in records.records if each.event == "refused")
+        assert record.user == credentials.get("username", "")
+        assert record.method in ("password", "token")
+        assert record.host
         shown = f"{caught.value!r} {records.records} {caplog.text}"
         assert "wrong password" not in shown
         assert "wrong token" not in shown

@@ -28,6 +28,7 @@ import headgate
 from headgate.channel import protocol
 from headgate.channel.local import is_loopback
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
+from headgate.gateway.limits import TokenBucket
 from headgate.wire.frames import (
     Batch,
     Call,
@@ -243,6 +244,17 @@ class TestGarbage:
         assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
         assert b"This is a Headgate gateway" in answer
         assert records.told("refused", "not an HTTP request")
+
+    def test_a_flood_does_not_fill_the_audit(
+        self, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Refusals beyond a rate are counted, and have no rows of their own."""
+        bucket = TokenBucket("refusals", rate=1e-6, burst=3)
+        monkeypatch.setattr(hub._reception, "_refusals", bucket)
+        for _ in range(10):
+            talk(hub, b"garbage\r\n\r\n")
+        assert sum(record.event == "refused" for record in records.records) == 3
+        assert hub.counters()["refusals"] == 7
 
     def test_random_bytes_never_disturb(self, hub: headgate.Gateway) -> None:
         """Whatever comes, the connection ends and the gateway goes on."""

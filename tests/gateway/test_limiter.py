@@ -623,7 +623,7 @@ def test_the_counters_are_told(rig: Rig) -> None:
     client = rig.client(hub)
     assert client.request("@gateway", "counters").get() == dict.fromkeys(LIMITS, 0)
     named = {limit for limit in LIMITS if not hasattr(Limits(), limit)}
-    assert named == {"logins"}
+    assert named == {"logins", "refusals"}
 
 
 def test_rows_come_while_the_gateway_runs(

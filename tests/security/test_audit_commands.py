@@ -93,6 +93,18 @@ class TestList:
         assert "nowhere" in shown.stderr
         assert "--data" in shown.stderr
 
+    def test_the_folder_is_that_of_the_configuration(
+        self, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As for all other commands: headgate.toml here, or the one that is named."""
+        file = tmp_path / "plant" / "headgate.toml"
+        file.parent.mkdir()
+        file.write_text(f"data = {json.dumps(str(data))}")
+        assert len(json.loads(audit("list", "--config", file, "--json").stdout)["rows"]) == 4
+        monkeypatch.chdir(file.parent)
+        for command in (("list",), ("verify",), ("head",), ("export", "-o", "-")):
+            assert audit(*command).exit_code == 0, command
+
 
 class TestVerify:
     def test_fine(self, data: Path) -> None:

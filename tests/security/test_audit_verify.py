@@ -17,6 +17,7 @@ from headgate.security.audit import AuditLog, journal
 from headgate.security.audit.chain import Head, make_row
 from headgate.security.audit.journal import Places
 from headgate.security.audit.keys import write_key
+from headgate.security.audit.reading import Filter, read_rows
 from headgate.security.audit.verify import Anchor, verify
 
 
@@ -104,6 +105,24 @@ class TestBytes:
             file.write_bytes(before.replace(value, value.upper()))
             assert found(data), file
             file.write_bytes(before)
+
+    @pytest.mark.parametrize(
+        "middle",
+        [
+            b'"event":"lost","detail":' + b"[" * 100_000,
+            b'"event":["lost"],"detail":{"event":"lost"}',
+        ],
+        ids=["too deep", "no text"],
+    )
+    def test_what_is_no_record(self, data: Path, middle: bytes) -> None:
+        """A row that no gateway writes is named, and stops neither verify nor list."""
+        file = segment(data)
+        content = lines(file)
+        start = content[1].index(b'"event"')
+        content[1] = content[1][:start] + middle + content[1][content[1].index(b',"hash":"') :]
+        write_lines(file, content)
+        assert found(data)[0].startswith("audit/00000001.jsonl:2: row 2: ")
+        assert list(read_rows(data, Filter()))
 
     def test_only_the_changed_row_is_named(self, data: Path) -> None:
         """The rows after it still hang together, so nothing is said of them."""

@@ -211,8 +211,8 @@ class Door(Protocol):
             RequestError: The client is not let in now, and is told why.
         """
 
-    def refused(self, peer: Peer, reason: str) -> None:
-        """Record that somebody was not let in."""
+    def refused(self, peer: Peer, reason: str, hello: Hello | None = None) -> None:
+        """Record that somebody was not let in, and who it says it is if it has said so."""
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
         """Answer a plain HTTP request."""
@@ -443,10 +443,11 @@ class ServerChannel(Channel):
         self._open(session)
 
     def _refuse(self, error: RequestError, reason: str) -> None:
-        self._handshake = None
+        handshake, self._handshake = self._handshake, None
+        hello = None if handshake is None else handshake.hello
         if isinstance(error, PermissionDenied | GatewayUnreachable):
             # What is beyond a limit was counted by it: a flood must not be recorded one by one.
-            self._door.refused(self._peer, reason)
+            self._door.refused(self._peer, reason, hello)
         if self._core.state is WebSocketState.OPEN:
             self._core.send_binary(refuse(error))
             self._core.send_close(1008)

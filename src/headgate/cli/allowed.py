@@ -78,8 +78,9 @@ def _decided(asked: Asked, place: Place) -> tuple[Caller, Decision]:
     configuration = load(place.config)
     settings, file = configuration.settings, configuration.file
     policy = RulePolicy()
-    if file is not None:
-        policy.configure(settings.permission, settings.zones, file=file.name)
+    # Without a file there may be rules in the environment.
+    place_of_rules = "the configuration" if file is None else file.name
+    policy.configure(settings.permission, settings.zones, file=place_of_rules)
     folder = place.folder()
     assert folder is not None  # without a URL there is always one
     found = read_folder(folder, lambda c: _stored(c, asked.user))

@@ -19,6 +19,7 @@ LIMITS = (
     "login_seconds",
     "logins",
     "name_length",
+    "refusals",
     "requests_per_second",
     "sessions",
     "sessions_per_address",
@@ -28,7 +29,8 @@ LIMITS = (
 """
 The limits that have a counter, as their settings are named.
 
-``logins`` is none of them: a login that came while too many were considered, or after wrong ones.
+Two are none of them: ``logins``, which came while too many were considered, or after wrong ones;
+and ``refusals``, connections and logins that were refused while the audit had rows of many others.
 """
 
 ROW_SECONDS = 1.0

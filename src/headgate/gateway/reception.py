@@ -16,7 +16,7 @@ from headgate.channel.site import Site
 from headgate.errors import GatewayUnreachable, Overloaded, PermissionDenied
 from headgate.gateway.config import Settings
 from headgate.gateway.excess import Excess, Timer
-from headgate.gateway.limits import Limiter
+from headgate.gateway.limits import Limiter, TokenBucket
 from headgate.gateway.port import Listening, Port
 from headgate.gateway.sessions import ClientSession, Sessions, Switchboard
 from headgate.security.audit import Record, Recorder
@@ -24,10 +24,17 @@ from headgate.security.identities import Identities, Login
 from headgate.security.identity import OWNER_ROLE
 from headgate.store import Store
 from headgate.wire.chunks import Allowance
+from headgate.wire.frames import Hello
 from headgate.wire.handshake import Credentials, welcome
 from headgate.wire.session import MAX_MESSAGE, Session
 
 __all__ = ["Reception"]
+
+REFUSALS_A_SECOND = 20.0
+"""Of those who are not let in, how many a second are recorded one by one, on average."""
+
+MOST_REFUSALS = 1_000.0
+"""How many at once; what is more is added up: who cannot log in must not fill the disk."""
 
 
 class Reception:
@@ -91,6 +98,7 @@ class Reception:
         self._recorder = recorder
         self._switchboard = switchboard
         self._anonymous_allowed = anonymous_allowed
+        self._refusals = TokenBucket("refusals", rate=REFUSALS_A_SECOND, burst=MOST_REFUSALS)
         self._numbers = itertools.count(1)
         self._prefix = ""
         self._open = False
@@ -196,10 +204,21 @@ class Reception:
             raise GatewayUnreachable(f"The gateway {self.name!r} stops", started=False)
         return self._admit(channel, credentials, login)
 
-    def refused(self, peer: Peer, reason: str) -> None:
-        """Record that somebody was not let in."""
+    def refused(self, peer: Peer, reason: str, hello: Hello | None = None) -> None:
+        """Record that somebody was not let in, and who it says it is; but not all of a flood."""
+        if not self._refusals.take(1, monotonic()):
+            self.limiter.exceeded("refusals", address=peer.address)
+            return
+        user = "" if hello is None else hello.extensions.get("user", "")
         self._recorder.record(
-            Record(event="refused", address=peer.address, detail=f"{peer}: {reason}")
+            Record(
+                event="refused",
+                user=user if isinstance(user, str) else "",
+                host="" if hello is None else hello.host_name,
+                method="" if hello is None else hello.method,
+                address=peer.address,
+                detail=f"{peer}: {reason}",
+            )
         )
 
     def page(self, path: str) -> tuple[HTTPStatus, str]:
@@ -255,9 +274,9 @@ class Reception:
         channel.attach(session.received, lambda c, reason: self._lost(session, c, reason))
         self.sessions.add(session)
         self.sessions.watch(session, identities, self._login_ended)
-        # The method is how the user logged in at first: behind a ticket stands another one.
-        how = f"{credentials.method} from {channel.peer}"
-        self._recorder.record(Record.by(caller, "login", outcome="ok", detail=how))
+        self._recorder.record(
+            Record.by(caller, "login", outcome="ok", detail=f"{_how(login)} from {channel.peer}")
+        )
         return message, state
 
     def _lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
@@ -270,6 +289,13 @@ class Reception:
         self._recorder.record(
             Record.by(session.caller, "refused", detail=f"the session ends: {reason}")
         )
+
+
+def _how(login: Login) -> str:
+    """Return what somebody has logged in with; of a token and a certificate, which one."""
+    which = login.token or login.certificate
+    shown = f"{login.method} {which}" if which else "" if login.ticketed else login.method
+    return ", ".join(filter(None, (shown, "ticket" if login.ticketed else "")))
 
 
 def _options(settings: Settings) -> tuple[str, ...]:

@@ -360,8 +360,9 @@ class GatewayHandshake:
         self._nonce = nonce
         self._private = private
         self._inspect = inspect
+        self.hello: Hello | None = None
+        """What the client says of itself, once it has; nothing of it is proven."""
         self._expected: type[Hello | Proof] | None = Hello
-        self._hello: Hello
         self._key: bytes
 
     def receive(self, message: bytes) -> bytes | Credentials:
@@ -383,13 +384,15 @@ class GatewayHandshake:
         if type(frame) is not expected:
             raise RemoteProtocolError(f"The client sent {type(frame).__name__} out of order")
         if isinstance(frame, Hello):
+            self.hello = frame
             self._require(frame)
             key = self._key_of(frame)
             if key is None:
                 raise PermissionDenied(refusal(frame.method))
-            self._hello, self._key, self._expected = frame, key, Proof
+            self._key, self._expected = key, Proof
             return encode(Challenge(self._nonce, prove(key, "gateway", self._meeting(frame))))
-        return self._credentials(self._hello, frame.proof)
+        assert self.hello is not None
+        return self._credentials(self.hello, frame.proof)
 
     def _require(self, hello: Hello) -> None:
         if self._inspect is not None:

@@ -75,11 +75,14 @@ class Line(msgspec.Struct, frozen=True):
         Return the row's fields.
 
         Raises:
-            ValueError: It is no JSON object.
+            ValueError: It is no JSON object with an event.
         """
-        fields = json.loads(self.body + b"}")
-        if not isinstance(fields, dict):
-            raise ValueError("not an object")
+        try:
+            fields = json.loads(self.body + b"}")
+        except RecursionError:
+            raise ValueError("too deep") from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("event"), str):
+            raise ValueError("not the object of a row")
         fields["hash"] = self.hash.hex()
         return fields
 

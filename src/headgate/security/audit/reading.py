@@ -71,7 +71,7 @@ class Tail:
                 self._offset += len(line)
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(row, dict):
                     yield row

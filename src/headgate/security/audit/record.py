@@ -210,8 +210,12 @@ def _sorted(roles: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(roles))
 
 
-def _text(value: object) -> object:
-    return ",".join(value) if isinstance(value, tuple) else value
+def _text(value: object) -> str:
+    """Return a field's value; in quotes if it could be taken for several fields."""
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if set(text) & set(' ="'):
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text
 
 
 def _printable(text: str) -> str:

@@ -282,9 +282,9 @@ class _Verification:
         try:
             fields = line.fields() if _may_be_own(line) else {}
         except ValueError:
-            self._problem(file, place, line.sequence, "this is no JSON: it was changed")
+            self._problem(file, place, line.sequence, "this is no record: it was changed")
             return
-        event = fields.get("event")
+        event = fields.get("event", "")
         if event not in OWN_EVENTS and line.signature is None:
             return
         if not line.is_signed_by(self._public):
