@@ -23,6 +23,7 @@ from headgate.channel.local import certificate_of_port, publish_port
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
 from headgate.gateway import port
 from headgate.gateway.config import Http, Settings, Tls
+from headgate.gateway.limits import Limits
 from headgate.security import certificates
 from headgate.security.certificates import Certificate, Folder, names_of_this_machine
 
@@ -318,17 +319,19 @@ class TestSlowness:
             rig.until(cut)
         rig.until(lambda: records.told("refused", "took more than"))
 
+    @pytest.mark.parametrize(("limit", "most"), [(3, 3), (0, 8)])
     def test_one_address_does_not_take_all(
-        self, rig: Rig, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
+        self, rig: Rig, hub: headgate.Gateway, limit: int, most: int
     ) -> None:
-        """More handshakes of one address than it may have at once are cut, and recorded."""
-        assert hub._reception.port._listener is not None
-        monkeypatch.setattr(hub._reception.port._listener, "_most_from_one", 3)
+        """A handshake counts for the limits of now, of which 0 is none; what is more is cut."""
+        hub.call(lambda: hub._reception.limiter.apply(Limits(connections_per_address=limit)))
+        rig.until(lambda: hub._reception.limiter.limits.connections_per_address == limit)
         waiting = [socket.create_connection(("127.0.0.1", hub.port)) for _ in range(8)]
-        rig.until(lambda: records.told("refused", "too many connections"))
+        rig.until(lambda: hub.counters()["connections_per_address"] == 8 - most)
+        rig.until(lambda: hub.stats()["connecting"] == most)
         for peer in waiting:
             peer.close()
-        rig.until(lambda: not hub._reception.port._listener._from)
+        rig.until(lambda: hub.stats()["connecting"] == 0)
         assert echo(hub.url) == 1
 
     def test_a_look_is_no_offence(self, rig: Rig, hub: headgate.Gateway, records: Records) -> None:
@@ -663,7 +666,7 @@ class TestConfiguration:
 
     def test_a_key_alone(self, rig: Rig, folder: Folder) -> None:
         """A key without a certificate is a mistake."""
-        with pytest.raises(ConfigurationError, match="no certificate"):
+        with pytest.raises(ConfigurationError, match="goes with"):
             serve(rig, folder, certificate=None)
 
     def test_a_key_of_another(self, rig: Rig, folder: Folder, foreign: Folder) -> None:

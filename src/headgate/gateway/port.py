@@ -55,9 +55,6 @@ class Listening:
     insecure: bool = False
     """Whether to listen beyond loopback without TLS or without users."""
 
-    connections_per_address: int = 256
-    """Connections of one address that are in the handshake, at most."""
-
     options: tuple[str, ...] = ()
     """How the command line names the gateway, such as ``--name hub``, for texts."""
 
@@ -142,7 +139,6 @@ class Port:
             port=self.number,
             context=self._context if self._tls is not None else None,
             refused=self._refused,
-            most_from_one=self._settings.connections_per_address,
         )
         self.number = self._listener.port
         shown = self._tls.shown if self._tls is not None else None

@@ -75,7 +75,6 @@ class Reception:
                 tls=settings.tls,
                 http=settings.http,
                 insecure=settings.insecure,
-                connections_per_address=settings.limits.connections_per_address,
                 options=_options(settings),
             ),
             data=data,
