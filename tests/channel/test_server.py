@@ -693,7 +693,7 @@ class TestSlowLines:
             channel = Bare()
             got = []
             channel._message_received = got.append  # type: ignore[method-assign]
-            count = 20_000
+            count = 5_000
             crumb, nothing = (
                 WebSocketFrame(Opcode.CONT, data, fin=False).serialize(mask=False)
                 for data in (b"ab", b"")
