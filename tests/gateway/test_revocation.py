@@ -179,6 +179,18 @@ def test_no_session_outlives_the_gateway(rig: Rig, gateway: headgate.Gateway) ->
     assert as_ada(rig, gateway).request("P", "who").get()[0] == "ada"
 
 
+def test_anonymous_sessions_end_with_their_rule(rig: Rig, records: Records) -> None:
+    """When no rule names anonymous callers any more, their sessions end at once."""
+    gateway = rig.gateway({"P/who": WHO}, recorder=records)
+    owner = rig.client(gateway)
+    rule = order(owner, "permission_add", allow=True, users=["anonymous"], handlers=["P/*"])
+    nobody = rig.client(gateway, anonymous=True)
+    assert nobody.request("P", "who").get()[0] == "anonymous"
+    order(owner, "permission_remove", rule=rule["rule"])
+    rig.until(lambda: records.told("refused", "nobody may be anonymous"), seconds=10)
+    rig.until(lambda: len(gateway._reception.sessions) == 1)
+
+
 def test_a_recorder_that_fails(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     """Sessions begin and end as they must where the program's own recorder fails."""
 

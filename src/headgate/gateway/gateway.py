@@ -139,7 +139,12 @@ class Gateway:
         self._store = Store(self._data)
         self._rules: Rules | None = None
         if isinstance(self._policy, RulePolicy):
-            self._rules = Rules(self._store, self._policy, self._recorder)
+            self._rules = Rules(
+                self._store,
+                self._policy,
+                self._recorder,
+                on_change=lambda: self._reception.review(),
+            )
         self._reception = Reception(
             settings,
             data=self._data,
