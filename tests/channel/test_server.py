@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
@@ -693,6 +694,33 @@ class TestSlowLines:
             channel._tick()
             assert not session.is_dead
             assert session.wakeup > time.monotonic()
+            channel.connection_lost(None)
+
+        asyncio.run(scenario())
+
+    def test_crumbs_of_a_message_take_no_more_room_than_it(self) -> None:
+        """A message may come in many fragments, empty ones too, and is put together."""
+
+        async def scenario() -> None:
+            channel = Bare()
+            got = []
+            channel._message_received = got.append  # type: ignore[method-assign]
+            count = 5_000
+            crumb, nothing = (
+                WebSocketFrame(Opcode.CONT, data, fin=False).serialize(mask=False)
+                for data in (b"ab", b"")
+            )
+            tracemalloc.start()
+            try:
+                first = WebSocketFrame(Opcode.BINARY, b"<", fin=False)
+                channel.data_received(first.serialize(mask=False))
+                for _ in range(count // 100):
+                    channel.data_received((crumb + nothing) * 100)
+                assert tracemalloc.get_traced_memory()[0] < 10 * count
+            finally:
+                tracemalloc.stop()
+            channel.data_received(WebSocketFrame(Opcode.CONT, b">").serialize(mask=False))
+            assert got == [b"<" + b"ab" * count + b">"]
             channel.connection_lost(None)
 
         asyncio.run(scenario())

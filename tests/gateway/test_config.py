@@ -267,7 +267,6 @@ user = []
         ('name = "../other"', 1, "is no name for a gateway"),
         ('name = ""', 1, "is no name for a gateway"),
         ('[tls]\nkey = "a.key"', 2, "tls.key goes with tls.certificate"),
-        ('[tls]\ncertificate = "a.pem"', 2, "tls.certificate goes with tls.key"),
         ('[http]\norigins = ["https://hmi.example.org/"]', 2, "is no origin"),
         ('[http]\nhosts = ["hub.example.org:8188"]', 2, "is no host name"),
         ('[log]\nlevel = "warn"', 2, '"debug" or "info" or "warning" or "error"'),

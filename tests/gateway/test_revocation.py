@@ -15,6 +15,7 @@ from headgate.errors import ConnectionLost, HandlerNotFound, PermissionDenied, R
 from headgate.gateway import sessions as sessions_module
 from headgate.gateway.limits import Limiter
 from headgate.invocation import Caller, Invocation
+from headgate.security.audit import Record
 from headgate.security.identities import Login
 from headgate.wire.frames import Call, Hello
 from headgate.wire.session import Session
@@ -176,6 +177,54 @@ def test_no_session_outlives_the_gateway(rig: Rig, gateway: headgate.Gateway) ->
     gateway.stop()
     gateway.start()
     assert as_ada(rig, gateway).request("P", "who").get()[0] == "ada"
+
+
+def test_anonymous_sessions_end_with_their_rule(rig: Rig, records: Records) -> None:
+    """When no rule names anonymous callers any more, their sessions end at once."""
+    gateway = rig.gateway({"P/who": WHO}, recorder=records)
+    owner = rig.client(gateway)
+    rule = order(owner, "permission_add", allow=True, users=["anonymous"], handlers=["P/*"])
+    nobody = rig.client(gateway, anonymous=True)
+    assert nobody.request("P", "who").get()[0] == "anonymous"
+    order(owner, "permission_remove", rule=rule["rule"])
+    rig.until(lambda: records.told("refused", "nobody may be anonymous"), seconds=10)
+    rig.until(lambda: len(gateway._reception.sessions) == 1)
+
+
+def test_a_recorder_that_fails(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions begin and end as they must where the program's own recorder fails."""
+
+    class Broken:
+        def record(self, record: Record) -> None:
+            raise OSError("no room")
+
+    gateway = rig.gateway({"P/who": WHO}, policy=AnyPolicy(), recorder=Broken())
+    owner = rig.client(gateway)
+    for name in ("ada", "bob"):
+        order(owner, "user_add", name=name, password=PASSWORD)
+        rig.client(gateway, username=name, password=PASSWORD)
+    assert len(gateway._reception.sessions) == 3
+    for left, name in enumerate(("ada", "bob")):
+        order(owner, "user_remove", name=name)
+        rig.until(lambda left=left: len(gateway._reception.sessions) == 2 - left)
+    assert "lost a record" in caplog.text
+
+
+def test_an_end_is_recorded_once(
+    rig: Rig,
+    gateway: headgate.Gateway,
+    owner: headgate.Client,
+    records: Records,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A session that is about to end, since its client does not read, is not ended again."""
+    as_ada(rig, gateway)
+    sessions = gateway._reception.sessions
+    (session,) = (s for s in sessions.on_this_node() if s.caller.user == "ada")
+    monkeypatch.setattr(session, "close", lambda reason: None)
+    order(owner, "user_remove", name="ada")
+    order(owner, "user_add", name="bob", password=PASSWORD)
+    assert [r.user for r in records.records if "the session ends" in r.detail] == ["ada"]
 
 
 async def test_nothing_is_dispatched_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

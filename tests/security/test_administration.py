@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DatabaseError
 
 from headgate.errors import HandlerNotFound, PayloadError, PermissionDenied
 from headgate.invocation import Caller
@@ -241,3 +244,19 @@ async def test_everything_is_there_after_a_restart(desk: Desk) -> None:
     before = desk.identities.accounts
     desk.restart()
     assert desk.identities.accounts == before
+
+
+async def test_failing_writes_show_no_secret(desk: Desk) -> None:
+    """Where the disk is full, the error names the statement without its values."""
+    await desk.user("ada")
+
+    def fill(connection: Connection) -> None:
+        pages = connection.scalar(text("PRAGMA page_count"))
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+    desk.store.write(fill).result()
+    with pytest.raises(DatabaseError) as caught:
+        await desk.user("bob", hosts=["x" * 250 for _ in range(32)])
+    told = "".join(traceback.format_exception(caught.value))
+    assert "INSERT INTO users" in told
+    assert "$argon2id$" not in told

@@ -86,11 +86,14 @@ def test_own_account_does_not_clear_the_address() -> None:
         ("::ffff:10.1.0.1", "10.1.0.1", True),
         ("10.1.0.1", "10.1.0.2", False),
         ("fe80::1%eth0", "fe80::1%eth1", True),
+        ("127.0.0.1", "127.9.9.9", True),
+        ("127.0.0.1", "::1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
         ("", "?", False),
     ],
 )
 def test_networks(one: str, other: str, same: bool) -> None:
-    """Of IPv6 the /64 network counts, since one peer has all of it."""
+    """What one peer can have all of counts as one: loopback, and a /64 network of IPv6."""
     assert (network_of(one) == network_of(other)) is same
 
 

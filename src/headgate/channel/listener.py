@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from weakref import WeakSet
@@ -24,9 +23,6 @@ logger = logging.getLogger("headgate.channel")
 
 HANDSHAKE_SECONDS = 5.0
 """Seconds in which a connection must have begun to speak TLS, and then must have done with it."""
-
-HANDSHAKES = 2048
-"""Connections that are in their handshake, at most; more wait in the system's queue."""
 
 BACKLOG = 1024
 
@@ -49,8 +45,6 @@ class Listener:
         context: Gives what TLS is spoken with at the moment; it is asked once a connection, so
             another one holds for connections from then on. None for a port without TLS.
         refused: Is told of connections that come to nothing in the handshake.
-        most_from_one: Gives how many connections from one address may be in the handshake at the
-            moment; 0 for no limit.
     """
 
     def __init__(
@@ -60,20 +54,16 @@ class Listener:
         *,
         context: Callable[[], ssl.SSLContext] | None,
         refused: Refused,
-        most_from_one: Callable[[], int],
     ) -> None:
         self._sockets = sockets
         self._make = make_channel
         self._channels: WeakSet[ServerChannel] = WeakSet()
         self._context = context
         self._refused = refused
-        self._most_from_one = most_from_one
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._welcoming: set[asyncio.Task[None]] = set()
-        self._from: Counter[str] = Counter()
-        self._room = asyncio.Semaphore(HANDSHAKES)
 
     @property
     def port(self) -> int:
@@ -116,27 +106,18 @@ class Listener:
 
     async def _accept(self, sock: socket.socket, context: Callable[[], ssl.SSLContext]) -> None:
         while True:
-            await self._room.acquire()
             try:
                 connection, address = await self._loop.sock_accept(sock)
             except OSError as error:
-                self._room.release()
                 if error.errno in _NO_ROOM:
                     logger.error("No connection can be taken: %s", error.strerror)
                     await asyncio.sleep(CROWDED_SECONDS)
                 continue
-            except BaseException:
-                self._room.release()
-                raise
             task = self._loop.create_task(self._welcome(connection, address, context))
             self._welcoming.add(task)
-            task.add_done_callback(self._welcomed)
+            task.add_done_callback(self._welcoming.discard)
             # An accept that need not wait lets nobody else have a turn.
             await asyncio.sleep(0)
-
-    def _welcomed(self, task: asyncio.Task[None]) -> None:
-        self._welcoming.discard(task)
-        self._room.release()
 
     async def _welcome(
         self,
@@ -145,45 +126,39 @@ class Listener:
         context: Callable[[], ssl.SSLContext],
     ) -> None:
         """Take one connection to the end of its handshake, and not further."""
-        host, peer = address[0], Peer(*address[:2], loopback=is_loopback(address[0]))
-        self._from[host] += 1
+        channel = self._make_channel()
         try:
-            most = self._most_from_one()
-            if 0 < most < self._from[host]:
-                # The first is told of, not each one of a flood.
-                first = self._from[host] == most + 1
-                text = "too many connections of this address are in the TLS handshake"
-                raise _TurnedAwayError(text if first else "")
-            end = self._loop.time() + HANDSHAKE_SECONDS
-            await self._expect_tls(connection)
-            await self._loop.connect_accepted_socket(
-                self._make_channel,
-                connection,
-                ssl=context(),
-                ssl_handshake_timeout=max(0.01, end - self._loop.time()),
-                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
-            )
-        except _TurnedAwayError as error:
+            if channel.count(address[0]):
+                await self._shake_hands(channel, connection, context)
+            else:
+                connection.close()
+        except BaseException as error:
             connection.close()
-            if str(error):
-                self._refused(peer, str(error))
-        except OSError as error:
-            connection.close()
-            self._refused(peer, _handshake_failure(error))
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            self._from[host] -= 1
-            if not self._from[host]:
-                del self._from[host]
+            channel.settle()
+            if not isinstance(error, _TurnedAwayError | OSError):
+                raise
+            if reason := _why(error):
+                peer = Peer(*address[:2], loopback=is_loopback(address[0]))
+                self._refused(peer, reason)
+
+    async def _shake_hands(
+        self,
+        channel: ServerChannel,
+        connection: socket.socket,
+        context: Callable[[], ssl.SSLContext],
+    ) -> None:
+        end = self._loop.time() + HANDSHAKE_SECONDS
+        await self._expect_tls(connection)
+        await self._loop.connect_accepted_socket(
+            lambda: channel,
+            connection,
+            ssl=context(),
+            ssl_handshake_timeout=max(0.01, end - self._loop.time()),
+            ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+        )
 
     async def _expect_tls(self, connection: socket.socket) -> None:
-        """
-        Wait for the first byte, which stays where it is; answer whoever speaks plainly.
-
-        Until then a connection costs a socket and nothing else.
-        """
+        """Wait for the first byte, which stays where it is; answer whoever speaks plainly."""
         connection.setblocking(False)
         readable: asyncio.Future[None] = self._loop.create_future()
         try:
@@ -226,7 +201,10 @@ def _plain_answer() -> bytes:
     )
 
 
-def _handshake_failure(error: OSError) -> str:
+def _why(error: _TurnedAwayError | OSError) -> str:
+    """Return why a handshake came to nothing, empty if nobody need know."""
+    if isinstance(error, _TurnedAwayError):
+        return str(error)
     if isinstance(error, ssl.SSLError):
         detail = getattr(error, "verify_message", "") or (error.reason or "").replace("_", " ")
         return f"the TLS handshake failed: {detail.lower() or 'it ended early'}"
@@ -242,7 +220,6 @@ async def listen(
     port: int,
     context: Callable[[], ssl.SSLContext] | None = None,
     refused: Refused,
-    most_from_one: Callable[[], int],
 ) -> Listener:
     """
     Listen on a port, on all addresses of all hosts; the other arguments are those of `Listener`.
@@ -260,9 +237,7 @@ async def listen(
             for family, _, _, _, address in dict.fromkeys(found):
                 chosen = sockets[0].getsockname()[1] if sockets else port
                 sockets.append(_bound(family, (address[0], chosen, *address[2:])))
-        listener = Listener(
-            sockets, make_channel, context=context, refused=refused, most_from_one=most_from_one
-        )
+        listener = Listener(sockets, make_channel, context=context, refused=refused)
         await listener.open()
     except OSError as error:
         for sock in sockets:

@@ -86,7 +86,7 @@ class Channel(asyncio.Protocol, ABC):
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
         self.session: Session | None = None
-        self._fragments: list[bytes] = []
+        self._fragments = bytearray()
         self._flushing = False
         self._unflushed = 0
         self._paused = False
@@ -258,9 +258,10 @@ class Channel(asyncio.Protocol, ABC):
         if frame.opcode is Opcode.BINARY and frame.fin:
             self._message_received(data)
         elif frame.opcode is Opcode.BINARY or frame.opcode is Opcode.CONT:
-            self._fragments.append(data)
+            # In one piece: fragments can be as small as a byte, or empty.
+            self._fragments += data
             if frame.fin:
-                message, self._fragments = b"".join(self._fragments), []
+                message, self._fragments = bytes(self._fragments), bytearray()
                 self._message_received(message)
         elif frame.opcode is Opcode.TEXT:
             self._fail(RemoteProtocolError("The peer sent text: frames are binary messages"))

@@ -230,7 +230,7 @@ class ServerChannel(Channel):
         super().__init__(ServerProtocol(max_size=MAX_GREETING))
         self._door = door
         self._peer = Peer("", 0)
-        self._connecting = False
+        self._counted_as: str | None = None
         self._head_bytes = 0
         self._upgraded = False
         self._handshake: GatewayHandshake | None = None
@@ -240,10 +240,9 @@ class ServerChannel(Channel):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = self._peer = Peer.of(transport)
-        if not self._door.limiter.connecting(peer.address):
+        if not self.count(peer.address):
             cast(asyncio.Transport, transport).abort()
             return
-        self._connecting = True
         super().connection_made(transport)
         name = transport.get_extra_info("sockname")
         self._handshake = GatewayHandshake(
@@ -260,12 +259,24 @@ class ServerChannel(Channel):
         """What is known of the other end."""
         return self._peer
 
+    def count(self, address: str) -> bool:
+        """Count the connection until `settle`; False if it is one too many from there."""
+        if self._counted_as is None and self._door.limiter.connecting(address):
+            self._counted_as = address
+        return self._counted_as is not None
+
+    def settle(self) -> None:
+        """Count it no longer: it is logged in, or over."""
+        if self._counted_as is not None:
+            self._door.limiter.settled(self._counted_as)
+            self._counted_as = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
         if self._login is not None:
             self._login.cancel()
-        self._settle()
+        self.settle()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -300,11 +311,6 @@ class ServerChannel(Channel):
     def _login_overdue(self) -> None:
         self._door.limiter.overdue(self._peer.address)
         self.abort("the login did not come in time")
-
-    def _settle(self) -> None:
-        if self._connecting:
-            self._connecting = False
-            self._door.limiter.settled(self._peer.address)
 
     def _turn_away(self, reason: str) -> None:
         self._door.refused(self._peer, reason)
@@ -439,7 +445,7 @@ class ServerChannel(Channel):
         self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
-        self._settle()
+        self.settle()
         self._open(session)
 
     def _refuse(self, error: RequestError, reason: str) -> None:

@@ -62,7 +62,7 @@ class Tls(_Section):
     """The server's certificate and its chain, PEM. Default: what ``headgate cert init`` made."""
 
     key: Path | None = Field(default=None, examples=["server.key"])
-    """Its private key, PEM."""
+    """Its private key, PEM. Default: it stands in the file of the certificate."""
 
     client_ca: Path | None = Field(default=None, examples=["ca.pem"])
     """Authorities whose client certificates are taken, PEM. Default: those of ``cert init``."""
@@ -378,9 +378,8 @@ def mistakes_of(settings: Settings) -> Iterator[Mistake]:
     if not settings.name or settings.name[0] == "." or {"/", "\\"} & set(settings.name):
         cure = "Write letters, digits and dashes: a folder is named after it"
         yield ("name",), f"{settings.name!r} is no name for a gateway", cure
-    if (settings.tls.certificate is None) != (settings.tls.key is None):
-        given, missing = ("key", "certificate")[:: 1 if settings.tls.key else -1]
-        yield ("tls", given), f"tls.{given} goes with tls.{missing}", f"Write tls.{missing}, too"
+    if settings.tls.key is not None and settings.tls.certificate is None:
+        yield ("tls", "key"), "tls.key goes with tls.certificate", "Write tls.certificate, too"
     yield from _mistakes_in_http(settings.http)
     for name, zone in settings.zones.items():
         yield from _mistakes_in_networks(("zones", name, "addresses"), zone.addresses)

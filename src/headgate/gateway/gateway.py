@@ -134,11 +134,17 @@ class Gateway:
         self._policy = policy or RulePolicy()
         self._has_own_policy = policy is not None
         self._audit = AuditLog(self._data, settings.audit) if recorder is None else None
-        self._recorder = recorder or Recorders(filter(None, (LogRecorder(), self._audit)))
+        chosen = (LogRecorder(), self._audit) if recorder is None else (recorder,)
+        self._recorder = Recorders(filter(None, chosen))
         self._store = Store(self._data)
         self._rules: Rules | None = None
         if isinstance(self._policy, RulePolicy):
-            self._rules = Rules(self._store, self._policy, self._recorder)
+            self._rules = Rules(
+                self._store,
+                self._policy,
+                self._recorder,
+                on_change=lambda: self._reception.review(),
+            )
         self._reception = Reception(
             settings,
             data=self._data,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from ipaddress import IPv6Address, ip_address
+from functools import cache
 from time import monotonic
 from typing import Annotated, get_type_hints
 
@@ -15,6 +13,7 @@ from annotated_types import Ge, Le
 
 from headgate.errors import Overloaded, RequestError
 from headgate.gateway.excess import Excess
+from headgate.security.throttle import LOOPBACK, network_of
 from headgate.wire.frames import Hello
 from headgate.wire.session import MAX_NAME, Credit
 
@@ -31,9 +30,6 @@ MOST_IN_FLIGHT = Credit().in_flight
 
 MAX_IDLE_USERS = 4096
 """Users without a session whose buckets are kept until they are full again, at most."""
-
-LOOPBACK = "loopback"
-"""All addresses of this machine, where connections are counted."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class Admission:
         self._limiter = limiter
         self.user = user
         self.address = address
-        self.origin = _origin(address)
+        self.origin = network_of(address)
         self.bucket: TokenBucket | None = None
         """The session's own bucket, if its rate is limited."""
         self.take: Callable[[int, float], bool] | None = None
@@ -291,7 +287,7 @@ class Limiter:
 
     def connecting(self, address: str) -> bool:
         """Count a connection until `settled`; False if it is one too many, and is not counted."""
-        limits, origin = self.limits, _origin(address)
+        limits, origin = self.limits, network_of(address)
         remote = origin != LOOPBACK
         if 0 < limits.connections_per_address <= self._connecting[origin]:
             self.exceeded("connections_per_address", address=address)
@@ -306,7 +302,7 @@ class Limiter:
 
     def settled(self, address: str) -> None:
         """Count a connection no longer: it is logged in, or gone."""
-        origin = _origin(address)
+        origin = network_of(address)
         self._connecting.remove(origin)
         self._remote_connecting -= origin != LOOPBACK
 
@@ -494,22 +490,3 @@ def _bucket(
         return TokenBucket(setting, rate=rate, burst=burst)
     found.change(now, rate=rate, burst=burst)
     return found
-
-
-@lru_cache(maxsize=1024)
-def _origin(address: str) -> str:
-    """
-    Return the name under which connections from an address are counted.
-
-    A network of IPv6 gives each of its hosts as many addresses as it likes, so /64 count as one.
-    """
-    with suppress(ValueError):
-        found = ip_address(address)
-        if isinstance(found, IPv6Address):
-            found = found.ipv4_mapped or found
-        if found.is_loopback:
-            return LOOPBACK
-        if isinstance(found, IPv6Address):
-            return f"{IPv6Address(int(found) >> 64 << 64)}/64"
-        return str(found)
-    return address

@@ -71,8 +71,6 @@ class Port:
         data: The gateway's own folder.
         make_channel: Makes the protocol of a connection.
         refused: Is told of connections that come to nothing before they have one.
-        most_from_one: Gives how many connections from one address may be in the handshake at the
-            moment; 0 for no limit.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class Port:
         data: Path,
         make_channel: Callable[[], ServerChannel],
         refused: Callable[[Peer, str], None],
-        most_from_one: Callable[[], int],
     ) -> None:
         self.number = settings.port
         """The port's number."""
@@ -94,7 +91,6 @@ class Port:
         self._data = data
         self._make_channel = make_channel
         self._refused = refused
-        self._most_from_one = most_from_one
         self._tls: ServerTls | None = None
         self._listener: Listener | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -143,7 +139,6 @@ class Port:
             port=self.number,
             context=self._context if self._tls is not None else None,
             refused=self._refused,
-            most_from_one=self._most_from_one,
         )
         self.number = self._listener.port
         shown = self._tls.shown if self._tls is not None else None

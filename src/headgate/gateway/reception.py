@@ -87,7 +87,6 @@ class Reception:
             data=data,
             make_channel=lambda: ServerChannel(self),
             refused=self.refused,
-            most_from_one=lambda: self.limiter.limits.connections_per_address,
         )
         """Where it listens."""
         self.identities: Identities

@@ -70,11 +70,12 @@ class ClientSession:
         self._channel = channel
         self._switchboard = switchboard
         self._session = session
-        self._ended = False
+        self.ended_by_gateway = False
+        """Whether its login holds no longer."""
 
     def received(self, channel: Channel, events: list[Event]) -> None:
         """Act on what the client sent."""
-        if self._ended:
+        if self.ended_by_gateway:
             return
         now = monotonic()
         longest = now + MAX_TIMEOUT
@@ -195,7 +196,7 @@ class ClientSession:
 
         What it sent and nobody looked at yet is dropped, what it asked for is cancelled.
         """
-        self._ended = True
+        self.ended_by_gateway = True
         self.close(reason)
         self.lost(self._channel, reason)
         # A client that does not read would keep the connection open.
@@ -320,6 +321,8 @@ class Sessions:
         ended: Callable[[ClientSession, str], None],
     ) -> bool:
         """Return whether the session goes on."""
+        if session.ended_by_gateway:
+            return False
         caller = identities.current(session.login, session=session.id)
         if caller is None:
             ended(session, identities.problem(session.login))

@@ -67,12 +67,21 @@ class Rules:
         store: The open database.
         policy: Decides by them.
         recorder: Is told of changes.
+        on_change: Called on the event loop after every change that took effect.
     """
 
-    def __init__(self, store: Store, policy: RulePolicy, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        store: Store,
+        policy: RulePolicy,
+        recorder: Recorder,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._policy = policy
         self._recorder = recorder
+        self._on_change = on_change
         self._loaded = False
 
     def load(self) -> None:
@@ -190,6 +199,7 @@ class Rules:
             change, rules = await asyncio.wrap_future(self._store.write(checked))
             if self._loaded:
                 self._policy.replace_stored(rules)
+                self._on_change()
         except ConfigurationError as error:
             raise PayloadError(str(error)) from error
         self._recorder.record(_record(change, by))

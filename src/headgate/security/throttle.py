@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 
-__all__ = ["OF_ADDRESS", "OF_USER", "Curve", "Throttle", "network_of"]
+__all__ = ["LOOPBACK", "OF_ADDRESS", "OF_USER", "Curve", "Throttle", "network_of"]
+
+LOOPBACK = "loopback"
+"""All addresses of this machine's loopback, where clients are counted."""
 
 LONGEST_NAME = 128
 """Characters by which users are told apart; no user has a name that is longer."""
@@ -47,8 +51,7 @@ class Throttle:
     Tells how long the next password for a user from an address has to wait.
 
     A right password for the same user from another address does not wait for the failures of this
-    one. Failures are forgotten one after the other. Addresses of IPv6 count by their /64 network,
-    since whoever has one of it has all.
+    one. Failures are forgotten one after the other. Addresses count as `network_of` tells.
 
     Args:
         of_user: How the delay grows for a user at an address.
@@ -115,14 +118,22 @@ class _Failures:
         self._entries.pop(key, None)
 
 
+@lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
-    """Return what an address is counted by: itself, or the /64 network of an IPv6 address."""
+    """
+    Return the name under which clients from an address are counted.
+
+    Whoever has one address of loopback, or of a /64 network of IPv6, can take as many of them as it
+    likes: they count as one.
+    """
     try:
         found = ip_address(address)
     except ValueError:
         return address
     if isinstance(found, IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
+        found = found.ipv4_mapped or found
+    if found.is_loopback:
+        return LOOPBACK
+    if isinstance(found, IPv6Address):
         return str(ip_network((int(found), 64), strict=False))
     return str(found)

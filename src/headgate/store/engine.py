@@ -40,7 +40,8 @@ def in_transaction(connection: Connection) -> bool:
 
 def _engine(file: Path, pragmas: Sequence[str], *, begin: str) -> Engine:
     url = URL.create("sqlite+pysqlite", database=str(file))
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    # Values may be secrets, and errors end in logs.
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
