@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headgate.channel.address import DEFAULT_URL
+from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL, OWN_HOST, url_of
+from headgate.channel.local import SETTINGS_FILE, is_loopback
+from headgate.cli.output import complain
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,9 +35,15 @@ def _file(help: str, variable: str) -> Any:
 class Access:
     """Which gateway is called, and who calls; without anything else, its owner on this machine."""
 
-    url: Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")] = (
-        DEFAULT_URL
-    )
+    url: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADGATE_URL",
+            help="The gateway to call. Default: that of headgate.toml in the working folder, else "
+            f"{DEFAULT_URL}.",
+            show_default=False,
+        ),
+    ] = ""
     user: Annotated[
         str | None,
         typer.Option(
@@ -132,10 +140,9 @@ def calls(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**given: Any) -> None:
-        access = Access(
-            token=os.environ.get("HEADGATE_TOKEN"), **{name: given.pop(name) for name in names}
-        )
-        command(access=access, **given)
+        values = {name: given.pop(name) for name in names}
+        values["url"] = values["url"] or _usual_url()
+        command(access=Access(token=os.environ.get("HEADGATE_TOKEN"), **values), **given)
 
     own = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
@@ -146,6 +153,23 @@ def calls(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return called
+
+
+def _usual_url() -> str:
+    """Return where the gateway of the working folder is, if there are settings of one."""
+    if not Path(SETTINGS_FILE).is_file():
+        return DEFAULT_URL
+    from headgate.cli.administer import Place, running_at
+    from headgate.cli.config import load
+
+    try:
+        settings, folder = load(None).settings, Place().folder()
+    except ConfigurationError as error:
+        # A mistake in it must not keep anybody from `headgate reload`, which tells all of them.
+        complain(f"{error}\nSo {DEFAULT_URL} is called; --url names another one.")
+        return DEFAULT_URL
+    host = settings.host if is_loopback(settings.host) else OWN_HOST
+    return (folder and running_at(folder)) or url_of(host, settings.port or DEFAULT_PORT)
 
 
 def _first_line(file: Path) -> str:

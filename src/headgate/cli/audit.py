@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headgate.channel.local import data_folder
+from headgate.cli.administer import chosen_folder
 from headgate.cli.ends import ExitCode, reporting
+from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
 from headgate.cli.output import complain, print_document, print_table
 from headgate.cli.projects import server_parts
 from headgate.errors import ConfigurationError
@@ -37,23 +38,13 @@ COLUMNS = (
 """The columns of a CSV file."""
 
 app = typer.Typer(
-    no_args_is_help=True, help="Read and verify what a gateway has recorded, also while it runs."
+    no_args_is_help=True, help="Read and verify what a gateway has recorded.", epilog=WHERE
 )
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="The gateway's own folder. Default: that of --name.",
-        show_default=False,
-    ),
-]
-Name = Annotated[str, typer.Option(help="The gateway's name, for its folder among your data.")]
 Since = Annotated[
     str, typer.Option(metavar="TIME", help="From then on: 2030-01-31T08:00, or 30m, 24h, 7d ago.")
 ]
 Until = Annotated[str, typer.Option(metavar="TIME", help="Before then.")]
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 
 
 @app.command("list")
@@ -71,7 +62,8 @@ def list_rows(
         bool, typer.Option("--follow", "-f", help="Go on with new rows until Ctrl-C.")
     ] = False,
     data: Data = None,
-    name: Name = "gateway",
+    gateway: GatewayName = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -82,7 +74,7 @@ def list_rows(
     --json prints {"rows": […]}; with --follow one row a line.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, name)
+        folder = chosen_folder(data, gateway, config)
         wanted = _filter(since, until, user=user, event=event, target=target, outcome=outcome)
         if follow:
             _follow(folder, wanted, limit=limit, as_json=as_json)
@@ -108,7 +100,8 @@ def verify(
         ),
     ] = "",
     data: Data = None,
-    name: Name = "gateway",
+    gateway: GatewayName = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -122,7 +115,7 @@ def verify(
     "segments"}.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, name)
+        folder = chosen_folder(data, gateway, config)
         with server_parts():
             from headgate.security.audit.verify import Anchor
             from headgate.security.audit.verify import verify as verify_log
@@ -161,7 +154,8 @@ def export(
         ),
     ] = None,
     data: Data = None,
-    name: Name = "gateway",
+    gateway: GatewayName = None,
+    config: Config = None,
 ) -> None:
     """
     Write rows to a file, as JSON lines or CSV.
@@ -169,7 +163,7 @@ def export(
     In CSV, a text that a spreadsheet would take for a formula begins with '.
     """
     with reporting():
-        rows = _rows(_folder(data, name), _filter(since, until))
+        rows = _rows(chosen_folder(data, gateway, config), _filter(since, until))
         write = _write_csv if (form or output.suffix.lstrip(".")) == "csv" else _write_lines
         with _readable():
             if str(output) == "-":
@@ -187,7 +181,8 @@ def head(
         typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.", show_default=False),
     ] = None,
     data: Data = None,
-    name: Name = "gateway",
+    gateway: GatewayName = None,
+    config: Config = None,
 ) -> None:
     """
     Print the log's head, to be kept on another machine.
@@ -195,7 +190,7 @@ def head(
     It is one line of JSON: which row is the last one, its hash, and a signature.
     """
     with reporting():
-        folder = _folder(data, name)
+        folder = chosen_folder(data, gateway, config)
         with server_parts():
             from headgate.security.audit.keys import fingerprint
             from headgate.security.audit.verify import read_head
@@ -207,10 +202,6 @@ def head(
         print(text.decode(), end="", flush=True)
     key = fingerprint(bytes.fromhex(found.key))
     print(f"Row {found.sequence} of {found.time}, signed by the key {key}", file=sys.stderr)
-
-
-def _folder(data: Path | None, name: str) -> Path:
-    return data if data is not None else data_folder(name)
 
 
 def _filter(since: str, until: str, **patterns: str) -> Filter:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from headgate.channel.local import SETTINGS_FILE
 from headgate.errors import ConfigurationError
 from headgate.gateway.layers import (
     Fields,
@@ -35,7 +36,6 @@ from headgate.security.policy import Permission
 from headgate.security.zones import HostPin, Zone
 
 __all__ = [
-    "FILE_NAME",
     "Configuration",
     "Http",
     "Log",
@@ -44,9 +44,6 @@ __all__ = [
     "Tls",
     "mistakes_of",
 ]
-
-FILE_NAME = "headgate.toml"
-"""The file's usual name."""
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -62,7 +59,7 @@ class Tls(_Section):
     """The server's certificate and its chain, PEM. Default: what ``headgate cert init`` made."""
 
     key: Path | None = Field(default=None, examples=["server.key"])
-    """Its private key, PEM."""
+    """Its private key, PEM. Default: it stands in the certificate's file."""
 
     client_ca: Path | None = Field(default=None, examples=["ca.pem"])
     """Authorities whose client certificates are taken, PEM. Default: those of ``cert init``."""
@@ -284,6 +281,17 @@ class Configuration:
         found = {name: project.path for name, project in self.settings.project.items()}
         return {name: path for name, path in found.items() if path is not None}
 
+    def options(self) -> tuple[str, ...]:
+        """Return what commands in the working folder need to mean this gateway."""
+        settings = self.settings
+        given = {self.origin((name,)).kind for name in ("name", "data")}
+        if self.file is not None and "argument" not in given:
+            usual = self.file == Path(SETTINGS_FILE).absolute()
+            return () if usual else ("--config", str(self.file))
+        if settings.data is not None:
+            return ("--data", str(settings.data))
+        return ("--name", settings.name)
+
 
 @cache
 def _fields() -> Fields:
@@ -378,9 +386,8 @@ def mistakes_of(settings: Settings) -> Iterator[Mistake]:
     if not settings.name or settings.name[0] == "." or {"/", "\\"} & set(settings.name):
         cure = "Write letters, digits and dashes: a folder is named after it"
         yield ("name",), f"{settings.name!r} is no name for a gateway", cure
-    if (settings.tls.certificate is None) != (settings.tls.key is None):
-        given, missing = ("key", "certificate")[:: 1 if settings.tls.key else -1]
-        yield ("tls", given), f"tls.{given} goes with tls.{missing}", f"Write tls.{missing}, too"
+    if settings.tls.key is not None and settings.tls.certificate is None:
+        yield ("tls", "key"), "tls.key is the key of no certificate", "Write tls.certificate, too"
     yield from _mistakes_in_http(settings.http)
     for name, zone in settings.zones.items():
         yield from _mistakes_in_networks(("zones", name, "addresses"), zone.addresses)

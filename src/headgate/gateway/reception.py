@@ -44,6 +44,7 @@ class Reception:
         recorder: Is told of logins, refusals and ends of sessions.
         switchboard: Answers what the sessions ask.
         anonymous_allowed: Whether somebody may log in without a name.
+        options: How the command line names the gateway, for texts.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reception:
         recorder: Recorder,
         switchboard: Switchboard,
         anonymous_allowed: Callable[[], bool],
+        options: tuple[str, ...],
     ) -> None:
         self.name = settings.name
         """The gateway's name."""
@@ -76,7 +78,7 @@ class Reception:
                 http=settings.http,
                 insecure=settings.insecure,
                 connections_per_address=settings.limits.connections_per_address,
-                options=_options(settings),
+                options=options,
             ),
             data=data,
             make_channel=lambda: ServerChannel(self),
@@ -270,10 +272,3 @@ class Reception:
         self._recorder.record(
             Record.by(session.caller, "refused", detail=f"the session ends: {reason}")
         )
-
-
-def _options(settings: Settings) -> tuple[str, ...]:
-    """Return how the command line names the gateway."""
-    if settings.data is not None:
-        return ("--data", str(settings.data))
-    return ("--name", settings.name)

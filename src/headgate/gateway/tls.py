@@ -48,10 +48,6 @@ class ServerTls:
         if settings.certificate is not None:
             key = settings.key or settings.certificate
             certificate = settings.certificate
-        elif settings.key is not None:
-            raise ConfigurationError(
-                "[tls] names a key and no certificate", cure="Set certificate, too"
-            )
         else:
             certificate, key = folder.server, folder.server_key
         authority = folder.authority if folder.authority.exists() else None
