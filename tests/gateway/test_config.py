@@ -51,7 +51,7 @@ SOME: dict[Place, st.SearchStrategy[Any]] = {
     ("reload",): st.sampled_from([True, False, "poll"]),
     ("log", "level"): st.sampled_from(["debug", "info", "warning", "error"]),
     ("limits", "in_flight"): st.integers(1, 4096),
-    ("limits", "burst"): st.floats(0, 1e9),
+    ("limits", "burst"): st.just(0.0) | st.floats(1, 1e9),
     ("audit", "redact"): st.lists(TEXT, max_size=3),
 }
 """Settings of every kind."""
@@ -272,6 +272,7 @@ user = []
         ("limits = 3", 1, "limits cannot be 3. Write a table"),
         ('reload = "pol"', 1, 'Write true or false or "poll"'),
         ("port = 1\nport = 2", 2, "not valid TOML"),
+        ("[limits]\nburst = 0.5", 2, "limits.burst is 0.5, and less than one request cannot pass"),
         ("[limits]\nburst = nan", 2, "limits.burst cannot be NaN"),
     ],
 )

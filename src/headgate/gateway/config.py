@@ -347,7 +347,11 @@ def _validated(values: Mapping[str, Any], fields: Fields) -> tuple[Settings | No
         found = {}
         for each in error.errors(include_url=False, include_context=False, include_input=False):
             place = _place_in(values, each["loc"], fields)
-            found[place] = _misfit(place, str(each["type"]), values, fields)
+            if each["type"] == "value_error":
+                mistake = _contradiction(place, str(each["msg"]))
+            else:
+                mistake = _misfit(place, str(each["type"]), values, fields)
+            found[mistake[0]] = mistake
         return None, list(found.values())
     return settings, list(mistakes_of(settings))
 
@@ -363,6 +367,16 @@ def _place_in(values: Any, location: tuple[str | int, ...], fields: Fields) -> P
         place += (key,)
         values = values[key] if inside else None
     return place
+
+
+def _contradiction(place: Place, text: str) -> Mistake:
+    """Return what a section says of itself, such as ``limits.burst is 0.5: write 1 or more``."""
+    text = text.removeprefix("Value error, ")
+    setting = text.partition(" ")[0]
+    if setting.startswith(f"{dotted(place)}."):
+        place = (*place, *setting.split(".")[len(place) :])
+    problem, _, cure = text.partition(": write ")
+    return place, problem, f"Write {cure}" if cure else ""
 
 
 def _misfit(place: Place, kind: str, values: Any, fields: Fields) -> Mistake:
