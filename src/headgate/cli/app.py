@@ -112,7 +112,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="The gateway's name, which its own folder has. Default: gateway.",
+            help="The gateway's name, which its own folder has. Default: as the settings say, else "
+            "gateway.",
             show_default=False,
         ),
     ] = None,
@@ -122,7 +123,8 @@ def run(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="The address to listen on. Default: 127.0.0.1; other machines need TLS.",
+            help="The address to listen on; other machines need TLS. Default: as the settings say, "
+            "else 127.0.0.1.",
             show_default=False,
         ),
     ] = None,
@@ -131,7 +133,8 @@ def run(
         typer.Option(
             min=0,
             max=65535,
-            help=f"The port to listen on; 0 takes a free one. Default: {DEFAULT_PORT}.",
+            help="The port to listen on; 0 takes a free one. Default: as the settings say, else "
+            f"{DEFAULT_PORT}.",
             show_default=False,
         ),
     ] = None,

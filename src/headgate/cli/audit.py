@@ -129,12 +129,13 @@ def verify(
             complain(f"Problem at {problem}")
         for note in report.notes:
             print(f"Note: {note}")
+        segments = _number(report.segments, "segment")
         print(
-            f"Rows {report.first} to {report.last} in {report.segments} segments, signed up to row "
-            f"{report.signed} by the key {report.key or '(none)'}"
+            f"Rows {report.first} to {report.last} in {segments}, signed up to row {report.signed} "
+            f"by the key {report.key or '(none)'}"
         )
         count = len(report.problems)
-        print(f"{count} problems." if count else "No problems.")
+        print(f"{_number(count, 'problem')}." if count else "No problems.")
     raise typer.Exit(ExitCode.HANDLER_ERROR if report.problems else ExitCode.FINE)
 
 
@@ -171,7 +172,7 @@ def export(
             else:
                 with output.open("x", encoding="utf-8", newline="") as stream:
                     number = write(stream, rows)
-    print(f"{number} rows.", file=sys.stderr)
+    print(f"{_number(number, 'row')}.", file=sys.stderr)
 
 
 @app.command()
@@ -202,6 +203,10 @@ def head(
         print(text.decode(), end="", flush=True)
     key = fingerprint(bytes.fromhex(found.key))
     print(f"Row {found.sequence} of {found.time}, signed by the key {key}", file=sys.stderr)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _filter(since: str, until: str, **patterns: str) -> Filter:

@@ -80,6 +80,8 @@ def renew(
 
     It is for the names of the one before, or for those that you give and
     localhost. A gateway that runs takes it by itself, and its sessions go on.
+
+    --json prints {"certificates": […]}, as `cert show` does.
     """
     with reporting(as_json=as_json):
         folder = _folder(data, gateway, config)
@@ -115,14 +117,22 @@ def client(
     data: Data = None,
     gateway: GatewayName = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a client certificate with its key, for a user, a machine, or both."""
-    with reporting():
+    """
+    Make a client certificate with its key, for a user, a machine, or both.
+
+    --json prints {"certificates": […]}, as `cert show` does, of this one.
+    """
+    with reporting(as_json=as_json):
         folder = _folder(data, gateway, config)
         whose = user or (host[0] if host else "")
         file = output or folder.path / "clients" / f"{_as_file_name(whose)}.pem"
         folder.client(file, user=user, hosts=host or [])
         certificate = _read(file)
+        if as_json:
+            print_document({"certificates": [_fields(file, certificate)]})
+            return
         print(f"Made {file} with its key, until {certificate.ends.date()}. It is a secret.")
         mark = ["--san", _uri(user)] if user else ["--spki", certificate.spki]
         print("Say whose it is, and connect with it:")

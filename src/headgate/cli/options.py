@@ -15,7 +15,7 @@ WHERE = (
 )
 """What the help of commands for a gateway's folder ends with."""
 
-WHERE_OR_URL = f"{WHERE} --url asks one that runs."
+WHERE_OR_URL = f"{WHERE} --url asks one that runs; log in there with HEADGATE_USER and so on."
 """The same for commands that a running gateway can be asked for, too."""
 
 Url = Annotated[
@@ -28,14 +28,17 @@ Data = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="The gateway's own folder. Default: one for its name among your data.",
+        help="The gateway's own folder. Default: as the settings say, else one for its name.",
         show_default=False,
     ),
 ]
 GatewayName = Annotated[
     str | None,
     typer.Option(
-        "--name", metavar="NAME", help="The gateway's name. Default: gateway.", show_default=False
+        "--name",
+        metavar="NAME",
+        help="The gateway's name. Default: as the settings say, else gateway.",
+        show_default=False,
     ),
 ]
 Config = Annotated[
