@@ -755,16 +755,17 @@ def test_commands_find_the_gateway_of_the_folder(
     monkeypatch.chdir(tmp_path)
     invoke("init", "mill")
     monkeypatch.chdir("mill")
-    with headgate.Gateway(config="headgate.toml", port=0) as gateway:
+    with headgate.Gateway(config="headgate.toml", port=0):
         assert "mill" in invoke("handlers").stdout
         assert invoke("request", "mill", "hello", "--json").exit_code == 0
         rows = json.loads(invoke("audit", "list", "--json").stdout)["rows"]
         assert rows[0]["detail"].startswith("mill at ")
         file = Path("headgate.toml")
-        file.write_text(f"port = {gateway.port}\nwrong = 1\n" + file.read_text())
-        result = invoke("handlers")
-        assert "wrong" in result.stderr
-        assert "--url" in result.stderr
+        file.write_text(file.read_text() + "[limits]\nwrong = 1\n")
+        told = invoke("reload")
+        assert (told.exit_code, "wrong" in told.stdout) == (1, True)
+        file.write_text("name = mill")
+        assert "headgate.toml cannot be read" in invoke("handlers").stderr
     file.write_text('name = "mill"\nport = 1\n')
     assert "127.0.0.1:1." in invoke("handlers").stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL, OWN_HOST, url_of
-from headgate.channel.local import SETTINGS_FILE, is_loopback
+from headgate.channel.local import SETTINGS_FILE, data_folder, is_loopback
 from headgate.cli.output import complain
 from headgate.errors import ConfigurationError
 
@@ -156,20 +157,29 @@ def calls(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _usual_url() -> str:
-    """Return where the gateway of the working folder is, if there are settings of one."""
-    if not Path(SETTINGS_FILE).is_file():
-        return DEFAULT_URL
-    from headgate.cli.administer import Place, running_at
-    from headgate.cli.config import load
+    """
+    Return where the gateway of the working folder is, if there are settings of one.
 
+    Of the settings only what is needed is read, and not checked: a client has nothing to check
+    them with, and a mistake in them must not keep anybody from `headgate reload`.
+    """
     try:
-        settings, folder = load(None).settings, Place().folder()
-    except ConfigurationError as error:
-        # A mistake in it must not keep anybody from `headgate reload`, which tells all of them.
-        complain(f"{error}\nSo {DEFAULT_URL} is called; --url names another one.")
+        stated = tomllib.loads(Path(SETTINGS_FILE).read_text("utf-8"))
+    except FileNotFoundError:
         return DEFAULT_URL
-    host = settings.host if is_loopback(settings.host) else OWN_HOST
-    return (folder and running_at(folder)) or url_of(host, settings.port or DEFAULT_PORT)
+    except (OSError, ValueError) as error:
+        complain(f"{SETTINGS_FILE} cannot be read: {error}\nSo {DEFAULT_URL} is called.")
+        return DEFAULT_URL
+    from headgate.cli.administer import running_at
+
+    def setting(name: str, default: str) -> str:
+        return os.environ.get(f"HEADGATE_{name.upper()}") or str(stated.get(name, default))
+
+    data = setting("data", "")
+    folder = Path(data) if data else data_folder(setting("name", "gateway"))
+    host, port = setting("host", OWN_HOST), setting("port", "")
+    number = int(port) if port.isdecimal() and 0 < int(port) < 65536 else DEFAULT_PORT
+    return running_at(folder) or url_of(host if is_loopback(host) else OWN_HOST, number)
 
 
 def _first_line(file: Path) -> str:
