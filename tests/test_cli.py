@@ -33,7 +33,7 @@ from headgate.cli.app import app
 from headgate.cli.ends import EXIT_CODES, ExitCode, exit_code
 from headgate.cli.output import jsonable
 from headgate.cli.ps import duration
-from headgate.gateway.config import Settings
+from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.limits import Limits
 
 HANDLERS = {
@@ -715,7 +715,7 @@ def test_init_makes_a_project_that_works(tmp_path: Path) -> None:
     """The starter project loads without a problem, and says how to run it."""
     result = invoke("init", str(tmp_path / "line4"))
     assert result.exit_code == 0
-    assert f"headgate run --projects {tmp_path / 'line4' / 'projects'}" in result.stdout
+    assert f"  cd {tmp_path / 'line4'}\n  headgate check\n  headgate run\n" in result.stdout
     home = tmp_path / "line4" / "projects" / "line4"
     assert (home / "project.toml").exists()
     assert (tmp_path / "line4" / "README.md").exists()
@@ -725,6 +725,60 @@ def test_init_makes_a_project_that_works(tmp_path: Path) -> None:
     with headgate.Gateway("g", projects=home.parent, port=0, data=tmp_path / "data") as gateway:
         greeting = gateway.scope("").request("line4", "hello", {"name": "Ada"}).get()
     assert greeting == {"greeting": "Hello, Ada!"}
+
+
+def test_init_names_the_gateway_and_where_it_listens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a folder it is the working one; its name is the gateway's, --host the address."""
+    folder = tmp_path / 'a "mill"'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    told = invoke("init", "--project", "HOST", "--host", "0.0.0.0").stdout
+    assert "cd " not in told
+    assert "headgate cert init NAME\n  headgate user add NAME" in told
+    settings = Configuration.load(folder / "headgate.toml").settings
+    assert (settings.name, settings.host) == ('a "mill"', "0.0.0.0")
+    checked = json.loads(invoke("check", "--json").stdout)
+    assert [row["project"] for row in checked["handlers"]] == ["HOST"]
+    assert "There was a gateway of this name" not in told
+    invoke("user", "add", "ann", "--no-password")
+    told = invoke("init", "--project", "Q").stdout
+    assert f"There was a gateway of this name: its users and certificates are in {tmp_path}" in told
+
+
+def test_commands_find_the_gateway_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What headgate.toml in the working folder says of name, port and projects holds for all."""
+    monkeypatch.delenv("HEADGATE_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    invoke("init", "mill")
+    monkeypatch.chdir("mill")
+    with headgate.Gateway(config="headgate.toml", port=0):
+        assert "mill" in invoke("handlers").stdout
+        assert invoke("request", "mill", "hello", "--json").exit_code == 0
+        rows = json.loads(invoke("audit", "list", "--json").stdout)["rows"]
+        assert rows[0]["detail"].startswith("mill at ")
+        file = Path("headgate.toml")
+        file.write_text(file.read_text() + "[limits]\nwrong = 1\n")
+        told = invoke("reload")
+        assert (told.exit_code, "wrong" in told.stdout) == (1, True)
+        file.write_text("name = mill")
+        assert "headgate.toml cannot be read" in invoke("handlers").stderr
+    file.write_text('name = "mill"\nport = 1\n')
+    assert "127.0.0.1:1." in invoke("handlers").stderr
+
+
+def test_check_takes_the_projects_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without arguments `check` looks at what `headgate run` would serve."""
+    invoke("init", str(tmp_path / "a"))
+    (tmp_path / "headgate.toml").write_text('[project.P]\npath = "a/projects/a"\n')
+    monkeypatch.chdir(tmp_path)
+    checked = json.loads(invoke("check", "--json").stdout)
+    assert [row["project"] for row in checked["handlers"]] == ["P"]
 
 
 def test_init_comments_are_settings(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def test_documents(rig: Rig) -> None:
         assert {fields["file"], fields["spki"], fields["fingerprint"]} <= set(people.split()) | {
             fields["file"]
         }
+    (client,) = json.loads(invoke("cert", "client", "ann", *data, "--json"))["certificates"]
+    assert (client["users"], client["authority"]) == (["ann"], False)
     renewed = json.loads(invoke("cert", "renew", *data, "--json"))["certificates"]
     assert renewed[0] == authority
     assert renewed[1]["fingerprint"] != server["fingerprint"]

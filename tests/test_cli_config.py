@@ -51,7 +51,7 @@ def test_show_names_the_origin(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_show_for_machines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --json one document has values with types and origins."""
     (folder / "other.toml").write_text("[[permission]]\nallow = true\n", "utf-8")
-    document = json.loads(invoke("config", "show", "other.toml", "--json").stdout)
+    document = json.loads(invoke("config", "show", "--config", "other.toml", "--json").stdout)
     assert document["file"] == str(folder / "other.toml")
     rows = {row["key"]: row for row in document["settings"]}
     assert rows["permission[0]"]["value"]["allow"] is True
@@ -111,7 +111,7 @@ def test_init_makes_settings(folder: Path) -> None:
     """The starter's file says what is default, and its comments are settings."""
     invoke("init", ".", "--project", "P")
     file = folder / "headgate.toml"
-    default = Settings(projects=folder / "projects")
+    default = Settings(name=folder.name, projects=folder / "projects")
     assert Configuration.load(file).settings == default
     file.write_text(
         re.sub(r"^# (?=\w+ = |\[)", "", file.read_text("utf-8"), flags=re.MULTILINE), "utf-8"

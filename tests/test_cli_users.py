@@ -164,7 +164,9 @@ def test_people_read_text(tmp_path: Path) -> None:
     where = ["--data", str(tmp_path / "data")]
     assert "no users" in invoke("user", "list", *where).stderr
     result = invoke("user", "add", "ada", "--role", "x", "--password-stdin", *where, stdin=PASSWORD)
-    assert result.stdout == "Added the user 'ada' with the role x.\n"
+    added, check = result.stdout.splitlines()
+    assert added.startswith("Added the user 'ada' with the role x.")
+    assert check == "  headgate check --user ada PROJECT/HANDLER"
     assert PASSWORD not in result.output
     assert invoke("user", "list", *where).stdout.split()[:5] == [
         "name",

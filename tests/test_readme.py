@@ -20,7 +20,12 @@ from headgate.cli.ends import EXIT_CODES
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HANDLERS = ROOT / "docs" / "handlers.md"
-PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [
+    README,
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 
 
 class Block(NamedTuple):
@@ -84,6 +89,9 @@ class Newcomer:
     def type(self, command: str) -> str:
         """Type a command of the page."""
         program, *arguments = shlex.split(command)
+        if program == "cd":
+            self.folder /= arguments[0]
+            return ""
         assert program == "headgate"
         url = f"ws://127.0.0.1:{self.port}"
         return run([sys.executable, "-m", program, *arguments], self.folder, HEADGATE_URL=url)
@@ -110,9 +118,10 @@ class Newcomer:
 def test_readme(tmp_path: Path) -> None:
     """Commands and programs of README.md run one after the other, and print what it shows."""
     newcomer = Newcomer(tmp_path)
-    (init, made), (serve, ready), *others = commands(README)
+    (init, made), (cd, _), (serve, ready), *others = commands(README)
     assert newcomer.type(init) == made
-    write_files(README, tmp_path)
+    newcomer.type(cd)
+    write_files(README, newcomer.folder)
     process, line = newcomer.start(serve)
     try:
         assert line == ready.replace("8188", str(newcomer.port))
@@ -167,7 +176,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links(page: Path) -> None:
     """Every link of a page inside the project leads to a file, and to a heading of it."""
     links = re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8"))

@@ -615,6 +615,20 @@ class TestBeyondLoopback:
         with pytest.raises(ConfigurationError, match="headgate cert init --name hub"):
             self.start(rig, data=None)
 
+    def test_settings_of_the_working_folder_need_no_option(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where every command finds headgate.toml by itself, the commands are short."""
+        file = rig.folder / "headgate.toml"
+        file.write_text('name = "mill"\n')
+        projects = rig.projects({"ACME/echo": rig.ECHO})
+        for folder, option in ((rig.folder, ""), (projects, f" --config {file}")):
+            monkeypatch.chdir(folder)
+            with pytest.raises(ConfigurationError) as caught:
+                headgate.Gateway(config=file, projects=projects, host="0.0.0.0", port=0).start()
+            assert f"`headgate cert init{option}`" in str(caught.value)
+            assert f"`headgate user add NAME{option}`" in str(caught.value)
+
     def test_only_what_is_missing_is_named(self, rig: Rig, folder: Folder) -> None:
         """With one of the two only the other one is asked for."""
         with pytest.raises(ConfigurationError, match="headgate user add") as caught:

@@ -12,7 +12,15 @@ from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDe
 if TYPE_CHECKING:
     from headgate.channel.tls import ClientTls
 
-__all__ = ["DEFAULT_PORT", "DEFAULT_URL", "Address", "Certificate", "FilePath", "url_of"]
+__all__ = [
+    "DEFAULT_PORT",
+    "DEFAULT_URL",
+    "OWN_HOST",
+    "Address",
+    "Certificate",
+    "FilePath",
+    "url_of",
+]
 
 FilePath = str | os.PathLike[str]
 
@@ -22,7 +30,10 @@ Certificate = FilePath | tuple[FilePath, FilePath]
 DEFAULT_PORT = 8188
 """The gateway's port: Ignition's own ones (8088, 8043, 8060) are taken on many machines."""
 
-DEFAULT_URL = f"ws://127.0.0.1:{DEFAULT_PORT}"
+OWN_HOST = "127.0.0.1"
+"""Where this machine's owner reaches a gateway, also one that listens beyond loopback."""
+
+DEFAULT_URL = f"ws://{OWN_HOST}:{DEFAULT_PORT}"
 """Where a gateway of this machine listens if nobody chose anything else."""
 
 

@@ -20,6 +20,7 @@ import platformdirs
 from headgate.errors import ConfigurationError
 
 __all__ = [
+    "SETTINGS_FILE",
     "certificate_of_port",
     "data_folder",
     "forget_port",
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 TOKEN_BYTES = 32
+
+SETTINGS_FILE = "headgate.toml"
+"""The usual name of a gateway's settings, which are looked for in the working folder."""
 
 
 def home_folder() -> Path:

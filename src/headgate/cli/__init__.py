@@ -2,7 +2,8 @@
 The command line: ``headgate --help``.
 
 - `app`       the commands with their arguments
-- `access`    whom a command calls, and how it logs in there
+- `access`    the options of commands that call a gateway: which one, and how to log in there
+- `options`   the options of commands that administer one
 - `ends`      exit codes, and how a command ends with an error
 - `output`    what machines and people get to read
 - `call`      request, message and handlers: a client's calls
@@ -15,7 +16,6 @@ The command line: ``headgate --help``.
 - `users`     users, their tokens and certificates
 - `permission` the rules of who may what
 - `allowed`   check --user: which rule decides
-- `access`    the options of commands that call a gateway
 - `administer` asks a gateway to change something, or changes its folder while it does not run
 - `demo`      the manual page's requests, as they happen
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import wraps
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headgate.channel.address import DEFAULT_URL
+from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL, OWN_HOST, url_of
+from headgate.channel.local import SETTINGS_FILE, data_folder, is_loopback
+from headgate.cli.output import complain
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,9 +36,15 @@ def _file(help: str, variable: str) -> Any:
 class Access:
     """Which gateway is called, and who calls; without anything else, its owner on this machine."""
 
-    url: Annotated[str, typer.Option(envvar="HEADGATE_URL", help="The gateway to call.")] = (
-        DEFAULT_URL
-    )
+    url: Annotated[
+        str,
+        typer.Option(
+            envvar="HEADGATE_URL",
+            help="The gateway to call. Default: that of headgate.toml in the working folder, else "
+            f"{DEFAULT_URL}.",
+            show_default=False,
+        ),
+    ] = ""
     user: Annotated[
         str | None,
         typer.Option(
@@ -132,10 +141,9 @@ def calls(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(**given: Any) -> None:
-        access = Access(
-            token=os.environ.get("HEADGATE_TOKEN"), **{name: given.pop(name) for name in names}
-        )
-        command(access=access, **given)
+        values = {name: given.pop(name) for name in names}
+        values["url"] = values["url"] or _usual_url()
+        command(access=Access(token=os.environ.get("HEADGATE_TOKEN"), **values), **given)
 
     own = inspect.signature(command, eval_str=True)
     parameters: list[inspect.Parameter] = []
@@ -146,6 +154,32 @@ def calls(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
     called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     return called
+
+
+def _usual_url() -> str:
+    """
+    Return where the gateway of the working folder is, if there are settings of one.
+
+    Of the settings only what is needed is read, and not checked: a client has nothing to check
+    them with, and a mistake in them must not keep anybody from `headgate reload`.
+    """
+    try:
+        stated = tomllib.loads(Path(SETTINGS_FILE).read_text("utf-8"))
+    except FileNotFoundError:
+        return DEFAULT_URL
+    except (OSError, ValueError) as error:
+        complain(f"{SETTINGS_FILE} cannot be read: {error}\nSo {DEFAULT_URL} is called.")
+        return DEFAULT_URL
+    from headgate.cli.administer import running_at
+
+    def setting(name: str, default: str) -> str:
+        return os.environ.get(f"HEADGATE_{name.upper()}") or str(stated.get(name, default))
+
+    data = setting("data", "")
+    folder = Path(data) if data else data_folder(setting("name", "gateway"))
+    host, port = setting("host", OWN_HOST), setting("port", "")
+    number = int(port) if port.isdecimal() and 0 < int(port) < 65536 else DEFAULT_PORT
+    return running_at(folder) or url_of(host if is_loopback(host) else OWN_HOST, number)
 
 
 def _first_line(file: Path) -> str:

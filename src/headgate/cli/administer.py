@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from headgate.security.audit import Recorder
     from headgate.store import Store
 
-__all__ = ["Place", "administer"]
+__all__ = ["Place", "administer", "chosen_folder", "running_at"]
 
 SECONDS = 30.0
 """Seconds that a running gateway has for an answer."""
@@ -51,14 +51,24 @@ class Place:
         Raises:
             ConfigurationError: The configuration cannot be read.
         """
-        if self.data is not None:
-            return self.data
-        if self.name is None and self.config is None and self.url is not None:
+        if self.data is None and self.name is None and self.config is None and self.url:
             return None
-        settings = load(self.config).settings
-        if self.name is not None or settings.data is None:
-            return data_folder(self.name or settings.name)
-        return settings.data
+        return chosen_folder(self.data, self.name, self.config)
+
+
+def chosen_folder(data: Path | None, name: str | None, config: Path | None) -> Path:
+    """
+    Return the gateway's own folder that the options mean, as `Place` has them.
+
+    Raises:
+        ConfigurationError: The configuration cannot be read.
+    """
+    if data is not None:
+        return data
+    settings = load(config).settings
+    if name is not None or settings.data is None:
+        return data_folder(name or settings.name)
+    return settings.data
 
 
 def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
@@ -79,7 +89,7 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
         RequestError: The gateway refused, failed, or has no such user, token or certificate.
     """
     folder = place.folder()
-    url = place.url if folder is None else _running_at(folder)
+    url = place.url if folder is None else running_at(folder)
     try:
         if url is not None:
             try:
@@ -96,7 +106,7 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
         raise ConfigurationError(error.message) from None
 
 
-def _running_at(folder: Path) -> str | None:
+def running_at(folder: Path) -> str | None:
     """Return the URL of the gateway that runs on a folder; None if none seems to."""
     try:
         url = (folder / "url").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from headgate.channel.address import DEFAULT_PORT
 from headgate.cli import audit, cert, permission, users
 from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
+from headgate.cli.options import Config, Data, GatewayName, Json
 from headgate.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -23,10 +24,12 @@ EPILOG = "\n\n".join(
         'command is one too: {"error": {"code", "type", "message", "started", "fate"}},\n'
         "with the same exit code. Only what is wrong with the arguments themselves is\n"
         "text on stderr.",
-        "HEADGATE_URL is the gateway to call, HEADGATE_CA the authority of its certificate\n"
-        "(for wss://), HEADGATE_HOME the folder of your data. HEADGATE_USER with\n"
-        "HEADGATE_PASSWORD_FILE, or HEADGATE_TOKEN_FILE, HEADGATE_TOKEN, or\n"
-        "HEADGATE_CERTIFICATE with HEADGATE_KEY are what you log in with.",
+        "HEADGATE_URL is the gateway to call, HEADGATE_CA the file with the authority\n"
+        "of its certificate, HEADGATE_HOME the folder of your data. You log in with\n"
+        "HEADGATE_USER and HEADGATE_PASSWORD_FILE, or HEADGATE_TOKEN_FILE, or\n"
+        "HEADGATE_TOKEN, or HEADGATE_CERTIFICATE and HEADGATE_KEY; without any of\n"
+        "them as the gateway's owner, on its own machine. All settings of a gateway\n"
+        "have variables, too: headgate config example.",
     ]
 )
 
@@ -38,20 +41,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for _group in (users.user, users.token, users.certificate, permission.permission, cert.cert):
-    app.add_typer(_group)
+RUN, CALL, ACCESS = "Gateways and projects", "Call a gateway", "Who may what"
+"""Where commands stand in the help."""
 
 settings = typer.Typer(no_args_is_help=True)
-app.add_typer(settings, name="config", help="Settings: show and check them, and what there is.")
+app.add_typer(
+    settings,
+    name="config",
+    help="Settings: show and check them, and what there is.",
+    rich_help_panel=RUN,
+)
 
-app.add_typer(audit.app, name="audit")
+for _group in (users.user, users.token, users.certificate, permission.permission, cert.cert):
+    app.add_typer(_group, rich_help_panel=ACCESS)
+app.add_typer(audit.app, name="audit", rich_help_panel=ACCESS)
 
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
-ProjectName = Annotated[str, typer.Argument(help="Name of the project.")]
-HandlerName = Annotated[str, typer.Argument(help="Name of the handler.")]
+ProjectName = Annotated[str, typer.Argument(metavar="PROJECT", help="Name of the project.")]
+HandlerName = Annotated[str, typer.Argument(metavar="HANDLER", help="Name of the handler.")]
 Payload = Annotated[
     str | None,
     typer.Argument(
+        metavar="PAYLOAD",
         help="JSON, @FILE with JSON, or - for JSON on stdin. Default: an empty dictionary.",
         show_default=False,
     ),
@@ -60,39 +70,13 @@ Projects = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Holds a folder for each project. Default: projects, if no --project is given.",
+        help="Holds a folder for each project. Default: as the settings say, else projects.",
         show_default=False,
     ),
 ]
 Named = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=PATH", help="One project more, wherever it stands. Repeatable."),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="The gateway's own folder. Default: one for its name among your data.",
-        show_default=False,
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="The settings. Default: headgate.toml in the working folder, if there is one.",
-        show_default=False,
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Argument(
-        help="Default: headgate.toml in the working folder, if there is one.", show_default=False
-    ),
-]
-Name = Annotated[
-    str | None,
-    typer.Option(help="The gateway's name, which its own folder has.", show_default=False),
 ]
 ActionName = Literal["request", "message", "see", "administer", "host"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -114,7 +98,7 @@ def _headgate(
     """A gateway for request/response messaging, with the scripting interface of Ignition."""
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def demo() -> None:
     """See it work: a gateway, a client, and the manual page's requests as they happen."""
     from headgate.cli.demo import demo
@@ -122,24 +106,35 @@ def demo() -> None:
     demo()
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def run(
     name: Annotated[
         str | None,
-        typer.Option(help="Its name in the Gateway Network. Default: gateway.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="The gateway's name, which its own folder has. Default: as the settings say, else "
+            "gateway.",
+            show_default=False,
+        ),
     ] = None,
     projects: Projects = None,
     project: Named = None,
     host: Annotated[
         str | None,
-        typer.Option(help="The address to listen on. Default: 127.0.0.1.", show_default=False),
+        typer.Option(
+            metavar="ADDRESS",
+            help="The address to listen on; other machines need TLS. Default: as the settings say, "
+            "else 127.0.0.1.",
+            show_default=False,
+        ),
     ] = None,
     port: Annotated[
         int | None,
         typer.Option(
             min=0,
             max=65535,
-            help=f"The port to listen on; 0 takes a free one. Default: {DEFAULT_PORT}.",
+            help="The port to listen on; 0 takes a free one. Default: as the settings say, else "
+            f"{DEFAULT_PORT}.",
             show_default=False,
         ),
     ] = None,
@@ -199,25 +194,45 @@ def run(
     run(config, options, projects=projects, named=named, as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to make it; it need not exist.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Where to make it; it need not exist. Default: the working folder.",
+            show_default=False,
+        ),
+    ] = Path(),
     project: Annotated[
-        str | None, typer.Option(help="Name of the project. Default: the folder's name.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the project. Default: the folder's name."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where the gateway is to listen, such as 0.0.0.0 for all of the network. "
+            "Default: on this machine only.",
+        ),
     ] = None,
 ) -> None:
-    """Make a folder with a first project in it; nothing is overwritten."""
+    """
+    Make a folder with a gateway's settings and a first project; nothing is overwritten.
+
+    The gateway has the folder's name. Commands that are given in the folder mean it.
+    """
     from headgate.cli.projects import init
 
-    init(folder, project=project)
+    init(folder, project=project, host=host)
 
 
-@app.command()
+@app.command(rich_help_panel=RUN)
 def check(
     folder: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FOLDER|PROJECT/HANDLER]",
+            metavar="FOLDER|PROJECT/HANDLER",
             help="The same as --projects; with --user, the handler to ask for.",
             show_default=False,
         ),
@@ -225,24 +240,31 @@ def check(
     projects: Projects = None,
     project: Named = None,
     user: Annotated[
-        str | None, typer.Option(help="May this user do it? Of the rules, not of the projects.")
+        str | None, typer.Option(metavar="NAME", help="May this user call PROJECT/HANDLER?")
     ] = None,
     address: Annotated[
         str | None, typer.Option("--from", metavar="ADDRESS", help="The user's IP address.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="The user's host name, verified.")] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The user's host name, verified.")
+    ] = None,
     role: Annotated[
         list[str] | None,
-        typer.Option(help="A role of the user, instead of those in the database. Repeatable."),
+        typer.Option(
+            metavar="ROLE", help="A role of the user, instead of those in the database. Repeatable."
+        ),
     ] = None,
     gateway: Annotated[
         list[str] | None,
-        typer.Option(help="A gateway that the request comes through. Repeatable, the first first."),
+        typer.Option(
+            metavar="NAME",
+            help="A gateway that the request comes through. Repeatable, the first first.",
+        ),
     ] = None,
     action: Annotated[ActionName, typer.Option(help="What the user wants to do.")] = "request",
     config: Config = None,
     data: Data = None,
-    name: Name = None,
+    name: GatewayName = None,
     as_json: Json = False,
 ) -> None:
     """
@@ -290,7 +312,7 @@ def check(
     check_access(asked, Place(config=config, data=data, name=name), as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def request(
     *,
@@ -329,7 +351,7 @@ def request(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def message(
     *,
@@ -361,7 +383,7 @@ def message(
     call.message(target, payload, scope=scope)
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def handlers(access: Access, as_json: Json = False) -> None:
     """
@@ -374,7 +396,7 @@ def handlers(access: Access, as_json: Json = False) -> None:
     call.handlers(call.Target(access=access, as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def ps(
     *,
@@ -410,7 +432,7 @@ def ps(
         ps.stack(target, stack)
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def stats(*, access: Access, as_json: Json = False) -> None:
     """
@@ -427,7 +449,7 @@ def stats(*, access: Access, as_json: Json = False) -> None:
     stats.stats(Target(access=access, as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=CALL)
 @calls
 def reload(
     *,
@@ -454,11 +476,11 @@ def reload(
 
 @settings.command()
 def show(
-    file: ConfigFile = None,
+    config: Config = None,
     origin: Annotated[bool, typer.Option("--origin", help="Where each value comes from.")] = False,
     url: Annotated[
         str | None,
-        typer.Option(help="Those in force on a running gateway.", show_default=False),
+        typer.Option(help="Those that are in force on a gateway that runs.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -467,16 +489,16 @@ def show(
 
     --json prints {"file": …, "settings": [{"key", "value", "origin", "line"}, …]}.
     """
-    from headgate.cli import config
+    from headgate.cli.config import show, show_running
 
     if url is None:
-        config.show(file, origins=origin, as_json=as_json)
+        show(config, origins=origin, as_json=as_json)
     else:
-        config.show_running(url, as_json=as_json)
+        show_running(url, as_json=as_json)
 
 
 @settings.command("check")
-def check_config(file: ConfigFile = None, as_json: Json = False) -> None:
+def check_config(config: Config = None, as_json: Json = False) -> None:
     """
     Check settings: the file, and the environment variables over it.
 
@@ -484,9 +506,9 @@ def check_config(file: ConfigFile = None, as_json: Json = False) -> None:
 
     --json prints {"file": …, "mistakes": […], "unknown": […]}.
     """
-    from headgate.cli import config
+    from headgate.cli.config import check
 
-    config.check(file, as_json=as_json)
+    check(config, as_json=as_json)
 
 
 @settings.command()

@@ -15,11 +15,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from headgate.cli.administer import Place
+from headgate.cli.administer import chosen_folder
 from headgate.cli.ends import ExitCode, reporting
+from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
 from headgate.cli.output import complain, print_document, print_table
 from headgate.cli.projects import server_parts
-from headgate.cli.users import Config, Data, GatewayName, Json
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ COLUMNS = (
 """The columns of a CSV file."""
 
 app = typer.Typer(
-    no_args_is_help=True, help="Read and verify what a gateway has recorded, also while it runs."
+    no_args_is_help=True, help="Read and verify what a gateway has recorded.", epilog=WHERE
 )
 
 Since = Annotated[
@@ -62,7 +62,7 @@ def list_rows(
         bool, typer.Option("--follow", "-f", help="Go on with new rows until Ctrl-C.")
     ] = False,
     data: Data = None,
-    gateway_name: GatewayName = None,
+    gateway: GatewayName = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -74,7 +74,7 @@ def list_rows(
     --json prints {"rows": […]}; with --follow one row a line.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway_name, config)
+        folder = chosen_folder(data, gateway, config)
         wanted = _filter(since, until, user=user, event=event, target=target, outcome=outcome)
         if follow:
             _follow(folder, wanted, limit=limit, as_json=as_json)
@@ -100,7 +100,7 @@ def verify(
         ),
     ] = "",
     data: Data = None,
-    gateway_name: GatewayName = None,
+    gateway: GatewayName = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -115,7 +115,7 @@ def verify(
     "segments"}.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway_name, config)
+        folder = chosen_folder(data, gateway, config)
         with server_parts():
             from headgate.security.audit.verify import Anchor
             from headgate.security.audit.verify import verify as verify_log
@@ -129,12 +129,13 @@ def verify(
             complain(f"Problem at {problem}")
         for note in report.notes:
             print(f"Note: {note}")
+        segments = _number(report.segments, "segment")
         print(
-            f"Rows {report.first} to {report.last} in {report.segments} segments, signed up to row "
-            f"{report.signed} by the key {report.key or '(none)'}"
+            f"Rows {report.first} to {report.last} in {segments}, signed up to row {report.signed} "
+            f"by the key {report.key or '(none)'}"
         )
         count = len(report.problems)
-        print(f"{count} problems." if count else "No problems.")
+        print(f"{_number(count, 'problem')}." if count else "No problems.")
     raise typer.Exit(ExitCode.HANDLER_ERROR if report.problems else ExitCode.FINE)
 
 
@@ -154,7 +155,7 @@ def export(
         ),
     ] = None,
     data: Data = None,
-    gateway_name: GatewayName = None,
+    gateway: GatewayName = None,
     config: Config = None,
 ) -> None:
     """
@@ -163,7 +164,7 @@ def export(
     In CSV, a text that a spreadsheet would take for a formula begins with '.
     """
     with reporting():
-        rows = _rows(_folder(data, gateway_name, config), _filter(since, until))
+        rows = _rows(chosen_folder(data, gateway, config), _filter(since, until))
         write = _write_csv if (form or output.suffix.lstrip(".")) == "csv" else _write_lines
         with _readable():
             if str(output) == "-":
@@ -171,7 +172,7 @@ def export(
             else:
                 with output.open("x", encoding="utf-8", newline="") as stream:
                     number = write(stream, rows)
-    print(f"{number} rows.", file=sys.stderr)
+    print(f"{_number(number, 'row')}.", file=sys.stderr)
 
 
 @app.command()
@@ -181,7 +182,7 @@ def head(
         typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.", show_default=False),
     ] = None,
     data: Data = None,
-    gateway_name: GatewayName = None,
+    gateway: GatewayName = None,
     config: Config = None,
 ) -> None:
     """
@@ -190,7 +191,7 @@ def head(
     It is one line of JSON: which row is the last one, its hash, and a signature.
     """
     with reporting():
-        folder = _folder(data, gateway_name, config)
+        folder = chosen_folder(data, gateway, config)
         with server_parts():
             from headgate.security.audit.keys import fingerprint
             from headgate.security.audit.verify import read_head
@@ -204,10 +205,8 @@ def head(
     print(f"Row {found.sequence} of {found.time}, signed by the key {key}", file=sys.stderr)
 
 
-def _folder(data: Path | None, name: str | None, config: Path | None) -> Path:
-    folder = Place(data=data, name=name, config=config).folder()
-    assert folder is not None  # without a URL there is always one
-    return folder
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _filter(since: str, until: str, **patterns: str) -> Filter:

@@ -10,25 +10,30 @@ import typer
 
 from headgate.channel.address import DEFAULT_PORT, url_of
 from headgate.channel.local import is_loopback
+from headgate.cli.config import load
 from headgate.cli.ends import reporting
+from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
 from headgate.cli.output import print_document
 from headgate.cli.projects import server_parts
-from headgate.cli.users import WHERE, Config, Data, GatewayName, Json
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from headgate.gateway.config import Settings
     from headgate.security.certificates import Certificate, Folder
 
 __all__ = ["cert"]
 
 cert = typer.Typer(
-    name="cert", no_args_is_help=True, help="The certificates of a gateway, for TLS.", epilog=WHERE
+    name="cert",
+    no_args_is_help=True,
+    help="The certificates of a gateway, for TLS.",
+    epilog=WHERE,
 )
 
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME_OR_ADDRESS]…",
+        metavar="NAME_OR_ADDRESS",
         help="Names of the gateway, the best first.",
         show_default=False,
     ),
@@ -58,7 +63,8 @@ def init(
             _show_json(folder)
         else:
             options = {"--data": data, "--name": gateway, "--config": config}
-            _tell(folder, [f"{part}" for pair in options.items() if pair[1] for part in pair])
+            named = [f"{part}" for pair in options.items() if pair[1] for part in pair]
+            _tell(folder, named, load(config).settings)
 
 
 @cert.command("renew")
@@ -74,6 +80,8 @@ def renew(
 
     It is for the names of the one before, or for those that you give and
     localhost. A gateway that runs takes it by itself, and its sessions go on.
+
+    --json prints {"certificates": […]}, as `cert show` does.
     """
     with reporting(as_json=as_json):
         folder = _folder(data, gateway, config)
@@ -90,7 +98,7 @@ def renew(
 @cert.command("client")
 def client(
     user: Annotated[
-        str, typer.Argument(help="The user that it stands for.", show_default=False)
+        str, typer.Argument(help="The user that it stands for.", metavar="USER", show_default=False)
     ] = "",
     host: Annotated[
         list[str] | None,
@@ -109,14 +117,22 @@ def client(
     data: Data = None,
     gateway: GatewayName = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """Make a client certificate with its key, for a user, a machine, or both."""
-    with reporting():
+    """
+    Make a client certificate with its key, for a user, a machine, or both.
+
+    --json prints {"certificates": […]}, as `cert show` does, of this one.
+    """
+    with reporting(as_json=as_json):
         folder = _folder(data, gateway, config)
         whose = user or (host[0] if host else "")
         file = output or folder.path / "clients" / f"{_as_file_name(whose)}.pem"
         folder.client(file, user=user, hosts=host or [])
         certificate = _read(file)
+        if as_json:
+            print_document({"certificates": [_fields(file, certificate)]})
+            return
         print(f"Made {file} with its key, until {certificate.ends.date()}. It is a secret.")
         mark = ["--san", _uri(user)] if user else ["--spki", certificate.spki]
         print("Say whose it is, and connect with it:")
@@ -147,14 +163,11 @@ def show(
 
 
 def _folder(data: Path | None, gateway: str | None, config: Path | None) -> Folder:
-    from headgate.cli.administer import Place
+    from headgate.cli.administer import chosen_folder
 
     with server_parts():
         from headgate.security.certificates import Folder
-
-    folder = Place(data=data, name=gateway, config=config).folder()
-    assert folder is not None  # without a URL there is always one
-    return Folder(folder / "tls")
+    return Folder(chosen_folder(data, gateway, config) / "tls")
 
 
 def _names_of_this_machine() -> list[str]:
@@ -192,16 +205,20 @@ def _files(folder: Folder) -> list[Path]:
     return files
 
 
-def _tell(folder: Folder, options: list[str]) -> None:
+def _tell(folder: Folder, options: list[str], settings: Settings) -> None:
     """Say what was made, and what comes next for the gateway that these options name."""
     certificate = _read(folder.server)
     usable = [each for each in certificate.names if not is_loopback(each) and "*" not in each]
-    url = url_of((usable or ["localhost"])[0], DEFAULT_PORT, secure=True)
+    url = url_of((usable or ["localhost"])[0], settings.port or DEFAULT_PORT, secure=True)
+    beyond = [] if not is_loopback(settings.host) else ["--host", "0.0.0.0"]
     print(f"Made an authority and a server certificate, until {certificate.ends.date()}, for:")
     print(f"  {', '.join(certificate.names)}")
     print(f"Copy {folder.authority} to the clients. The keys beside it stay here.")
-    print("The gateway, once it has a user, and a client:")
-    print(f"  {shlex.join(['headgate', 'run', *options, '--host', '0.0.0.0'])}")
+    print("Next: a user, unless there is one, and the gateway:")
+    print(f"  {shlex.join(['headgate', 'user', 'add', 'NAME', *options])}")
+    print(f"  {shlex.join(['headgate', 'run', *options, *beyond])}")
+    print("And a client, on another machine:")
+    print(f"  headgate handlers --url {url} --ca ca.pem --user NAME")
     print(f"  headgate.connect({url!r}, ca='ca.pem', username=…, password=…)")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from headgate.channel.local import SETTINGS_FILE
 from headgate.cli.access import Access
 from headgate.cli.ends import ExitCode, reporting
 from headgate.cli.output import print_document, print_table
@@ -34,9 +35,7 @@ __all__ = [
 
 def chosen_file(file: Path | None) -> Path | None:
     """Return the file that is meant: without one, that of the working folder if it is there."""
-    with server_parts():
-        from headgate.gateway.config import FILE_NAME
-    usual = Path(FILE_NAME)
+    usual = Path(SETTINGS_FILE)
     return usual if file is None and usual.is_file() else file
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from headgate.cli.ends import reporting
+from headgate.cli.options import WHERE_OR_URL, Config, Data, GatewayName, Json, Url
 from headgate.cli.output import print_document, print_table
-from headgate.cli.users import Config, Data, GatewayName, Json, Url
 
 __all__ = ["permission"]
 
@@ -17,11 +17,14 @@ permission = typer.Typer(
     name="permission",
     no_args_is_help=True,
     help="Rules: who may call what, from where.",
-    epilog="The gateway is that of headgate.toml in this folder, else the one named gateway; "
-    "running or not.",
+    epilog=WHERE_OR_URL,
 )
 
 Patterns = list[str] | None
+
+
+def _several(metavar: str, help: str) -> Any:
+    return typer.Option(metavar=metavar, help=f"{help} Repeatable.", show_default=False)
 
 
 @permission.command("list")
@@ -53,17 +56,15 @@ def permission_add(
     allow: Annotated[
         bool, typer.Option("--allow/--refuse", help="May those whom it matches, or may they not?")
     ],
-    user: Annotated[Patterns, typer.Option(help="Pattern of users' names. Repeatable.")] = None,
-    role: Annotated[Patterns, typer.Option(help="Name of a role. Repeatable.")] = None,
-    zone: Annotated[Patterns, typer.Option(help="Name of a zone. Repeatable.")] = None,
+    user: Annotated[Patterns, _several("PATTERN", "Users' names.")] = None,
+    role: Annotated[Patterns, _several("ROLE", "A role of the user.")] = None,
+    zone: Annotated[Patterns, _several("ZONE", "A zone that the user is in.")] = None,
     gateway: Annotated[
-        Patterns, typer.Option(help="Pattern of other gateways' names. Repeatable.")
+        Patterns, _several("PATTERN", "Names of other gateways; without it only local users.")
     ] = None,
-    handler: Annotated[
-        Patterns, typer.Option(metavar="PROJECT/HANDLER", help="Pattern. Repeatable.")
-    ] = None,
+    handler: Annotated[Patterns, _several("PATTERN", "Handlers, such as 'ACME/*'.")] = None,
     action: Annotated[
-        Patterns, typer.Option(help="request, message, see, administer or host. Repeatable.")
+        Patterns, _several("ACTION", "request, message, see, administer or host.")
     ] = None,
     before: Annotated[
         int | None,
@@ -97,7 +98,7 @@ def permission_add(
 
 @permission.command("remove")
 def permission_remove(
-    rule: Annotated[int, typer.Argument(help="The rule's number.")],
+    rule: Annotated[int, typer.Argument(metavar="RULE", help="Its number in the list.")],
     url: Url = None,
     data: Data = None,
     gateway_name: GatewayName = None,
@@ -118,6 +119,7 @@ def permission_undo(
     change: Annotated[
         int | None,
         typer.Argument(
+            metavar="CHANGE",
             help="The change's number. Default: the last one that was not undone.",
             show_default=False,
         ),

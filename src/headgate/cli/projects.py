@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from headgate.channel.local import data_folder, is_loopback
 from headgate.cli.ends import ExitCode, reporting
 from headgate.cli.output import print_document, print_table
 from headgate.errors import ConfigurationError
@@ -72,6 +75,8 @@ def check(
             from headgate.gateway.project import zone_problems
         configuration = load(config)
         zones = None if configuration.file is None else configuration.settings.zones
+        if folder is None and not named:
+            folder, named = configuration.folder_of_projects(), configuration.named_projects()
         loaded = _load(chosen_projects(folder, named).find())
         found = loaded.problems
         for project in loaded.values():
@@ -103,24 +108,49 @@ def print_problems(problems: Iterable[Mapping[str, Any]]) -> None:
         print("\nNo problems.")
 
 
-def init(folder: Path, *, project: str | None) -> None:
+def init(folder: Path, *, project: str | None, host: str | None) -> None:
     """Make a folder with a first project in it; nothing that is there is overwritten."""
     name = project or folder.resolve().name
+    gateway = folder.resolve().name.lstrip(".") or name
     with reporting():
         home = folder / "projects" / _checked(name)
         if home.exists():
             raise ConfigurationError(
                 "There is a project already", cure="Give another --project", file=str(home)
             )
+        texts = {
+            "TITLE": _quoted(name),
+            "GATEWAY": _quoted(gateway),
+            "HOST": _host(host),
+            "NAME": name,
+        }
         for path, text in _STARTER.items():
-            _write_new(folder / path.format(name=name), text.replace("NAME", name))
-    projects = shlex.quote(str(folder / "projects"))
-    print(
-        f"Made {home}. Next:\n"
-        f"  headgate check {projects}\n"
-        f"  headgate run --projects {projects}\n"
-        f'  headgate request {shlex.quote(name)} hello \'{{"name": "Ada"}}\''
-    )
+            filled = re.sub("|".join(texts), lambda found: texts[found[0]], text)
+            _write_new(folder / path.format(name=name), filled)
+    beyond = host is not None and not is_loopback(host)
+    print("\n".join([f"Made {home}. Next:", *_next_steps(folder, name, beyond=beyond)]))
+    data = data_folder(gateway)
+    if data.exists():
+        print(f"\nThere was a gateway of this name: its users and certificates are in {data}")
+
+
+def _next_steps(folder: Path, project: str, *, beyond: bool) -> list[str]:
+    steps = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
+    if beyond:
+        steps += ["headgate cert init NAME", "headgate user add NAME --role ROLE"]
+    steps += ["headgate check", "headgate run"]
+    if not beyond:
+        steps.append(f'headgate request {shlex.quote(project)} hello \'{{"name": "Ada"}}\'')
+    return [f"  {step}" for step in steps]
+
+
+def _host(host: str | None) -> str:
+    return '# host = "127.0.0.1"' if host is None else f"host = {_quoted(host)}"
+
+
+def _quoted(text: str) -> str:
+    """Return a text as TOML has it."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _single(folder: Path) -> dict[str, Path]:
@@ -186,7 +216,7 @@ _STARTER = {
 # The projects of NAME
 
     # What is there, and what is wrong:
-    headgate check projects
+    headgate check
     # A gateway with the settings of headgate.toml; leave it running:
     headgate run
     # In another terminal:
@@ -204,8 +234,9 @@ there is one.
 # shows all that there are, `headgate config check` what is wrong here.
 projects = "projects"
 
-# Its name in the Gateway Network, and where it listens.
-# name = "gateway"
+# Its name, which its own folder has, and where it listens.
+name = GATEWAY
+HOST
 # port = 8188
 
 # [log]
@@ -222,7 +253,7 @@ projects = "projects"
 # allow = true
 """,
     "projects/{name}/project.toml": """\
-title = "NAME"
+title = TITLE
 
 # The handlers and the library of another project are there too, unless this one has its own:
 # parent = "common"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from headgate.cli.ends import reporting
+from headgate.cli.options import WHERE_OR_URL, Config, Data, GatewayName, Json, Url
 from headgate.cli.output import complain, print_document, print_table
 from headgate.errors import ConfigurationError
 
@@ -22,22 +24,31 @@ TOKEN_LIFE = "365d"
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
-WHERE = (
-    "The gateway is that of headgate.toml in this folder, else the one named gateway; running or "
-    "not. The exit code is 6 if there is no such user, token or certificate."
-)
+CODES = "The exit code is 6 if there is no such user, token or certificate."
 
 user = typer.Typer(
-    name="user", no_args_is_help=True, help="Users: who may log in, and their roles.", epilog=WHERE
+    name="user",
+    no_args_is_help=True,
+    help="Users: who may log in, and their roles.",
+    epilog=f"{WHERE_OR_URL} {CODES}",
 )
 token = typer.Typer(
-    name="token", no_args_is_help=True, help="API tokens: how programs log in.", epilog=WHERE
+    name="token",
+    no_args_is_help=True,
+    help="API tokens: how programs log in.",
+    epilog=f"{WHERE_OR_URL} {CODES}",
 )
 certificate = typer.Typer(
-    name="certificate", no_args_is_help=True, help="Whose a client certificate is.", epilog=WHERE
+    name="certificate",
+    no_args_is_help=True,
+    help="Whose a client certificate is.",
+    epilog=f"{WHERE_OR_URL} {CODES}",
 )
 
-Name = Annotated[str, typer.Argument(help="Name of the user; its case makes no difference.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Name of the user; its case makes no difference."),
+]
 Roles = Annotated[
     list[str] | None,
     typer.Option(
@@ -67,22 +78,6 @@ PasswordStdin = Annotated[
 NoPassword = Annotated[
     bool, typer.Option("--no-password", help="None: it logs in with tokens or certificates only.")
 ]
-Url = Annotated[
-    str | None,
-    typer.Option(envvar="HEADGATE_URL", help="The running gateway.", show_default=False),
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="The gateway's own folder.", show_default=False),
-]
-GatewayName = Annotated[
-    str | None, typer.Option("--name", help="The gateway's name.", show_default=False)
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The gateway's configuration.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines: one JSON document on stdout.")]
 
 
 # --- users ---------------------------------------------------------------------------------------
@@ -114,7 +109,11 @@ def user_add(
         password = _password(password_file, stdin=password_stdin, none=no_password)
         payload = {"name": name, "roles": role or [], "hosts": host or [], "password": password}
     done = act("user_add", payload)
-    _tell(done, f"Added the user {done['name']!r} with {_listed('role', done['roles'])}.", as_json)
+    text = (
+        f"Added the user {done['name']!r} with {_listed('role', done['roles'])}. What it may do:\n"
+        f"  headgate check --user {shlex.quote(done['name'])} PROJECT/HANDLER"
+    )
+    _tell(done, text, as_json)
 
 
 @user.command("list")
@@ -237,7 +236,7 @@ def user_hosts(
 
 @token.command("create")
 def token_create(
-    user: Annotated[str, typer.Argument(help="The user that it logs in as.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user that it logs in as.")],
     label: Annotated[
         str, typer.Option("--label", help="What it is for, in lists.", show_default=False)
     ] = "",
@@ -322,7 +321,7 @@ def token_list(
 
 @token.command("revoke")
 def token_revoke(
-    id: Annotated[str, typer.Argument(help="The token's id, as the list shows it.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as the list shows it.")],
     url: Url = None,
     data: Data = None,
     gateway: GatewayName = None,
@@ -343,7 +342,7 @@ def token_revoke(
 
 @certificate.command("add")
 def certificate_add(
-    user: Annotated[str, typer.Argument(help="Whose it is.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="Whose it is.")],
     file: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The certificate, PEM or DER.", show_default=False),
@@ -405,7 +404,7 @@ def certificate_list(
 
 @certificate.command("remove")
 def certificate_remove(
-    id: Annotated[int, typer.Argument(help="The number that the list shows.")],
+    id: Annotated[int, typer.Argument(metavar="NUMBER", help="The number that the list shows.")],
     url: Url = None,
     data: Data = None,
     gateway: GatewayName = None,

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from headgate.channel.local import SETTINGS_FILE
 from headgate.errors import ConfigurationError
 from headgate.gateway.layers import (
     Fields,
@@ -35,7 +36,6 @@ from headgate.security.policy import Permission
 from headgate.security.zones import HostPin, Zone
 
 __all__ = [
-    "FILE_NAME",
     "Configuration",
     "Http",
     "Log",
@@ -44,9 +44,6 @@ __all__ = [
     "Tls",
     "mistakes_of",
 ]
-
-FILE_NAME = "headgate.toml"
-"""The file's usual name."""
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -62,7 +59,7 @@ class Tls(_Section):
     """The server's certificate and its chain, PEM. Default: what ``headgate cert init`` made."""
 
     key: Path | None = Field(default=None, examples=["server.key"])
-    """Its private key, PEM. Default: it stands in the file of the certificate."""
+    """Its private key, PEM. Default: it stands in the certificate's file."""
 
     client_ca: Path | None = Field(default=None, examples=["ca.pem"])
     """Authorities whose client certificates are taken, PEM. Default: those of ``cert init``."""
@@ -284,6 +281,17 @@ class Configuration:
         found = {name: project.path for name, project in self.settings.project.items()}
         return {name: path for name, path in found.items() if path is not None}
 
+    def options(self) -> tuple[str, ...]:
+        """Return what commands in the working folder need to mean this gateway."""
+        settings = self.settings
+        given = {self.origin((name,)).kind for name in ("name", "data")}
+        if self.file is not None and "argument" not in given:
+            usual = self.file == Path(SETTINGS_FILE).absolute()
+            return () if usual else ("--config", str(self.file))
+        if settings.data is not None:
+            return ("--data", str(settings.data))
+        return ("--name", settings.name)
+
 
 @cache
 def _fields() -> Fields:
@@ -339,7 +347,11 @@ def _validated(values: Mapping[str, Any], fields: Fields) -> tuple[Settings | No
         found = {}
         for each in error.errors(include_url=False, include_context=False, include_input=False):
             place = _place_in(values, each["loc"], fields)
-            found[place] = _misfit(place, str(each["type"]), values, fields)
+            if each["type"] == "value_error":
+                mistake = _contradiction(place, str(each["msg"]))
+            else:
+                mistake = _misfit(place, str(each["type"]), values, fields)
+            found[mistake[0]] = mistake
         return None, list(found.values())
     return settings, list(mistakes_of(settings))
 
@@ -355,6 +367,16 @@ def _place_in(values: Any, location: tuple[str | int, ...], fields: Fields) -> P
         place += (key,)
         values = values[key] if inside else None
     return place
+
+
+def _contradiction(place: Place, text: str) -> Mistake:
+    """Return what a section says of itself, such as ``limits.burst is 0.5: write 1 or more``."""
+    text = text.removeprefix("Value error, ")
+    setting = text.partition(" ")[0]
+    if setting.startswith(f"{dotted(place)}."):
+        place = (*place, *setting.split(".")[len(place) :])
+    problem, _, cure = text.partition(": write ")
+    return place, problem, f"Write {cure}" if cure else ""
 
 
 def _misfit(place: Place, kind: str, values: Any, fields: Fields) -> Mistake:
@@ -379,7 +401,7 @@ def mistakes_of(settings: Settings) -> Iterator[Mistake]:
         cure = "Write letters, digits and dashes: a folder is named after it"
         yield ("name",), f"{settings.name!r} is no name for a gateway", cure
     if settings.tls.key is not None and settings.tls.certificate is None:
-        yield ("tls", "key"), "tls.key goes with tls.certificate", "Write tls.certificate, too"
+        yield ("tls", "key"), "tls.key is the key of no certificate", "Write tls.certificate, too"
     yield from _mistakes_in_http(settings.http)
     for name, zone in settings.zones.items():
         yield from _mistakes_in_networks(("zones", name, "addresses"), zone.addresses)

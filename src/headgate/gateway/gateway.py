@@ -152,6 +152,7 @@ class Gateway:
             recorder=self._recorder,
             switchboard=self,
             anonymous_allowed=self._anonymous_allowed,
+            options=configuration.options(),
         )
         self._hosting: Hosting | None = None
         self._running = Running(name, dict)

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
 
-from headgate.channel.address import url_of
+from headgate.channel.address import OWN_HOST, url_of
 from headgate.channel.listener import Listener, listen
 from headgate.channel.local import forget_port, is_loopback, publish_port
 from headgate.channel.server import Peer, ServerChannel
@@ -28,9 +28,6 @@ logger = logging.getLogger("headgate.tls")
 
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the files of the certificate."""
-
-OWN_HOST = "127.0.0.1"
-"""Where a port that is open beyond this machine is found on it by its owner."""
 
 INSECURE_SECONDS = 3600.0
 """Seconds between two warnings that the port is open to everybody."""

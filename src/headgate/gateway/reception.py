@@ -51,6 +51,7 @@ class Reception:
         recorder: Is told of logins, refusals and ends of sessions.
         switchboard: Answers what the sessions ask.
         anonymous_allowed: Whether somebody may log in without a name.
+        options: How the command line names the gateway, for texts.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Reception:
         recorder: Recorder,
         switchboard: Switchboard,
         anonymous_allowed: Callable[[], bool],
+        options: tuple[str, ...],
     ) -> None:
         self.name = settings.name
         """The gateway's name."""
@@ -82,7 +84,7 @@ class Reception:
                 tls=settings.tls,
                 http=settings.http,
                 insecure=settings.insecure,
-                options=_options(settings),
+                options=options,
             ),
             data=data,
             make_channel=lambda: ServerChannel(self),
@@ -295,10 +297,3 @@ def _how(login: Login) -> str:
     which = login.token or login.certificate
     shown = f"{login.method} {which}" if which else "" if login.ticketed else login.method
     return ", ".join(filter(None, (shown, "ticket" if login.ticketed else "")))
-
-
-def _options(settings: Settings) -> tuple[str, ...]:
-    """Return how the command line names the gateway."""
-    if settings.data is not None:
-        return ("--data", str(settings.data))
-    return ("--name", settings.name)

@@ -168,7 +168,7 @@ def _folders(folder: Path) -> list[Path]:
     except OSError as error:
         raise ConfigurationError(
             f"The projects folder {folder} cannot be read: {error.strerror or error}",
-            cure="Name the folder that holds a folder for each project",
+            cure="Name the folder that holds a folder for each project; headgate init makes one",
         ) from None
 
 
