@@ -83,6 +83,9 @@ class TestWhatIsRecorded:
         assert 0 <= row["duration"] < 60
         report = verify(hub.data)
         assert report.key in found[0]["detail"]
+        # The file may have been edited while nothing ran.
+        assert "port: 0" in found[0]["detail"]
+        assert "limits" not in found[0]["detail"]
         assert report.problems == []
         assert report.signed == report.last
 

@@ -177,7 +177,7 @@ class TestEveryWay:
                 (lambda c=caller: c.request("ACME", "outer"), 2),
                 (lambda c=caller: c.request("ACME", "test", remote_server="plant"), 2),
                 (lambda c=caller: c.request("ACME", "test", remote_server="hub"), 1),
-                (lambda c=caller: c.request("@gateway", "handlers"), 1),
+                (lambda c=caller: c.request("@gateway", "stats"), 1),
                 (lambda c=caller: c.message("ACME", "test", scope="G"), 1),
             ):
                 policy.asked.clear()

@@ -334,6 +334,19 @@ class TestMemory:
             assert len(rules.decisions) <= 30
             assert all(len(key[3]) <= policies.LONGEST_NAMES for key in rules.decisions)
 
+    def test_a_change_makes_no_pattern_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It happens on the event loop, and there may be a thousand rules."""
+        rules = [
+            Rule(f"database, rule {number}", Permission(allow=False, handlers=(f"P{number}/*",)))
+            for number in range(100)
+        ]
+        policy = RulePolicy()
+        policy.replace_stored(rules)
+        monkeypatch.setattr(fnmatch, "translate", None)
+        policy.replace_stored(rules[1:])
+        assert may(policy, ANNA, "request", "P0/test")
+        assert not may(policy, ANNA, "request", "P1/test")
+
     def test_sessions_share_what_was_decided(self) -> None:
         """Thousands of sessions of equal users do not ask the rules again."""
         policy = RulePolicy()

@@ -333,7 +333,8 @@ class Gateway:
             hosting.watch(polling=live.settings.reload == "poll")
             live.watch()
         key = f", audit key {self._audit.fingerprint}" if self._audit is not None else ""
-        self._recorder.record(Record(event="started", detail=f"{self.name} at {self.url}{key}"))
+        detail = f"{self.name} at {self.url}{key}, settings {live.described() or 'as by default'}"
+        self._recorder.record(Record(event="started", detail=detail))
 
     async def _stop(self, grace: float) -> None:
         self._stopping = True

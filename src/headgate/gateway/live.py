@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -155,6 +155,10 @@ class LiveSettings:
         """Return the configuration with the settings that are in force."""
         return replace(self.configuration, settings=self.settings)
 
+    def described(self) -> str:
+        """Return what is in force and no default: a file may be edited while nothing runs."""
+        return _listed(f"{each.key}: {each.new}" for each in _changes(Settings(), self.settings))
+
     def close(self) -> list[Callable[[], None]]:
         """Watch no more; returns what is to be called to end it all."""
         self._closed = True
@@ -166,9 +170,7 @@ class LiveSettings:
         return [self._watch.join]
 
     def _tell(self, changed: tuple[Change, ...]) -> None:
-        text = "; ".join(map(str, changed[:MOST_TOLD]))
-        if len(changed) > MOST_TOLD:
-            text += f"; and {len(changed) - MOST_TOLD} more"
+        text = _listed(map(str, changed))
         logger.info("settings changed: %s", text)
         self._recorder.record(
             Record("administered", self._user, target="settings", outcome="changed", detail=text)
@@ -190,6 +192,12 @@ class LiveSettings:
             logger.error("The settings stay as they were: %s", error)
         self._mistakes = mistakes
         return Applied(mistakes=mistakes)
+
+
+def _listed(changes: Iterable[str]) -> str:
+    told = list(changes)
+    more = [f"and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
+    return "; ".join(told[:MOST_TOLD] + more)
 
 
 def _changes(old: Settings, new: Settings) -> tuple[Change, ...]:

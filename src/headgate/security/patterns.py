@@ -6,6 +6,7 @@ import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 __all__ = ["folded", "matcher"]
 
@@ -27,6 +28,12 @@ def matcher(patterns: Iterable[str], *, fold: bool) -> Callable[[str], object]:
         patterns: The patterns.
         fold: Compare without case; the names that are asked about must be `folded` already.
     """
+    return _matcher(tuple(patterns), fold)
+
+
+# A change of one rule makes all of them anew on the event loop: their patterns are still known.
+@lru_cache(4096)
+def _matcher(patterns: tuple[str, ...], fold: bool) -> Callable[[str], object]:
     texts = [folded(pattern) if fold else pattern for pattern in patterns]
     # fnmatch gives a meaning to brackets alone beside the two; `[[]` is a bracket itself.
     parts = [fnmatch.translate(text.replace("[", "[[]")) for text in texts]
