@@ -43,7 +43,9 @@ def mistakes(folder: Path, text: str = "", **environment: str) -> list[str]:
 # --- what wins -----------------------------------------------------------------------------------
 
 TEXT = st.text("aZ0 _ä€😀'\"\\#=[]{}.,/\n\x7f\x85\u2028", min_size=1, max_size=20)
-NAME = TEXT.filter(lambda text: not text.startswith(".") and not {"/", "\\"} & set(text))
+NAME = TEXT.filter(
+    lambda text: not text.startswith(".") and not {"/", "\\"} & set(text) and text.isprintable()
+)
 SOME: dict[Place, st.SearchStrategy[Any]] = {
     ("name",): NAME,
     ("port",): st.integers(0, 65535),
@@ -266,6 +268,8 @@ user = []
         ('[[permission]]\nallow = true\nactions = ["call"]', 3, '"request" or "message"'),
         ('name = "../other"', 1, "is no name for a gateway"),
         ('name = ""', 1, "is no name for a gateway"),
+        ('name = "mill@hub"', 1, "is no name for a gateway"),
+        ('name = "a\\nb"', 1, "is no name for a gateway"),
         ('[tls]\nkey = "a.key"', 2, "tls.key is the key of no certificate"),
         ('[http]\norigins = ["https://hmi.example.org/"]', 2, "is no origin"),
         ('[http]\nhosts = ["hub.example.org:8188"]', 2, "is no host name"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from headgate.invocation import Caller
 from headgate.security.audit import AuditLog, AuditSettings, log
 from headgate.security.audit.journal import Places
 from headgate.security.audit.verify import verify
+from headgate.security.identities import Identities
 from headgate.security.policy import Action
 
 if TYPE_CHECKING:
@@ -168,6 +171,27 @@ class TestWhatIsRecorded:
         """A program's recorder takes the place of the log: nothing is written."""
         hub = rig.gateway({}, recorder=records)
         assert not Places(hub.data).segments.exists()
+
+    def test_administration_that_outlives_the_stop(
+        self, rig: Rig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What changed while the gateway stopped is recorded, although nobody got the answer."""
+        begun, go_on = threading.Event(), threading.Event()
+        change = Identities.change
+
+        async def slow(self: Identities, function: Any) -> Any:
+            begun.set()
+            await asyncio.to_thread(go_on.wait, 20)
+            return await change(self, function)
+
+        monkeypatch.setattr(Identities, "change", slow)
+        hub = rig.gateway({})
+        rig.client(hub).request("@gateway", "user_add", {"name": "ada"})
+        assert begun.wait(20)
+        threading.Timer(0.2, go_on.set).start()
+        hub.stop(0.0)
+        told = [row.get("detail", "") for row in rows(rig, hub, "administered")]
+        assert any(text.startswith("user 'ada'") for text in told)
 
     def test_again(self, rig: Rig) -> None:
         """A gateway that starts again goes on with its log."""

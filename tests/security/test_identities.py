@@ -369,7 +369,7 @@ async def test_host_of_a_certificate(desk: Desk, claim: str, verified: str) -> N
     assert (await desk.by_password(host=claim, peer=peer)).verified_host == verified
 
 
-@pytest.mark.parametrize("address", ["10.1.4.7", "2001:db8::7"])
+@pytest.mark.parametrize("address", ["10.1.4.7", "::ffff:10.1.4.7", "2001:db8::7"])
 async def test_pinned_host(desk: Desk, address: str) -> None:
     """A pinned name is verified from its addresses, and who claims it elsewhere is not let in."""
     desk.pins = {"Panel-7": HostPin(("10.1.4.0/24", "2001:db8::/64"))}

@@ -397,7 +397,9 @@ def _misfit(place: Place, kind: str, values: Any, fields: Fields) -> Mistake:
 
 def mistakes_of(settings: Settings) -> Iterator[Mistake]:
     """Find what is of the right type and has no meaning, or another one than it seems to have."""
-    if not settings.name or settings.name[0] == "." or {"/", "\\"} & set(settings.name):
+    name = settings.name
+    # With an @, which stands before the gateway in role@gateway, it would seem to be two.
+    if not name or name[0] == "." or {"/", "\\", "@"} & set(name) or not name.isprintable():
         cure = "Write letters, digits and dashes: a folder is named after it"
         yield ("name",), f"{settings.name!r} is no name for a gateway", cure
     if settings.tls.key is not None and settings.tls.certificate is None:

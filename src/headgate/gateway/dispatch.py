@@ -48,6 +48,9 @@ MAX_ASKED = 4096
 """Bytes of a payload for the gateway's own handlers, which are answered on its event loop."""
 
 
+OVER_SECONDS = 5.0
+"""Seconds that it may take to end what is being administered when the gateway stops."""
+
 NAMES_LOOKED_AT = 32
 """Names that are compared or told where one is not found."""
 
@@ -92,6 +95,11 @@ class Dispatch:
         self._audit = audit
         self._committed = Mailbox(asyncio.get_running_loop(), self._resume)
         self._resumed: Invocation | None = None
+
+    async def over(self) -> None:
+        """Wait for what is being administered: it is done, or not, before the records end."""
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=OVER_SECONDS)
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -344,6 +344,7 @@ class Gateway:
         if self._serves:
             await self._let_finish(grace)
             await self._reception.over()
+            await self._dispatch.over()
             self._serves = False
             self._recorder.record(Record(event="stopped", detail=self.name))
         if self._live is not None:

@@ -11,12 +11,11 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from ipaddress import ip_address, ip_network
 from time import time
 from typing import Protocol, TypeVar
 
@@ -34,7 +33,7 @@ from headgate.security.identity import ANONYMOUS, owner
 from headgate.security.passwords import PARAMETERS, Passwords
 from headgate.security.throttle import Throttle
 from headgate.security.tickets import TICKET_SECONDS, Claims, Ticket, Tickets
-from headgate.security.zones import HostPin
+from headgate.security.zones import HostPin, Networks
 from headgate.store import Store
 from headgate.store.tables import keys, tokens, users
 
@@ -183,7 +182,7 @@ class Identities:
         self._anonymous_allowed = anonymous_allowed
         self._pins = pins
         self._pins_seen: Mapping[str, HostPin] = {}
-        self._pins_in_lower_case: Mapping[str, HostPin] = {}
+        self._pinned: Mapping[str, Networks] = {}
         self._now = now
         self._used: dict[str, float] = {}
         self._tickets = Tickets(secrets.token_bytes(KEY_BYTES))
@@ -548,21 +547,25 @@ class Identities:
 
     def _pin_problem(self, login: Login) -> str:
         pin = self._pin(login.host)
-        if pin is None or _is_in(login.address, pin.addresses):
+        if pin is None or login.address in pin:
             return ""
         return f"the host name {login.host!r} is pinned to other addresses"
 
-    def _pin(self, host: str) -> HostPin | None:
+    def _pin(self, host: str) -> Networks | None:
+        """Return from where a host name may be claimed, None for from everywhere."""
         pins = self._pins()
         if pins is not self._pins_seen:
             self._pins_seen = pins
-            self._pins_in_lower_case = {name.lower(): pin for name, pin in pins.items()}
-        return self._pins_in_lower_case.get(host.lower())
+            self._pinned = {
+                name.lower(): Networks(pin.addresses, of=f"Host {name!r}")
+                for name, pin in pins.items()
+            }
+        return self._pinned.get(host.lower())
 
     def _verified_host(self, login: Login) -> str:
         claimed = login.host.lower()
         pin = self._pin(claimed)
-        if pin is not None and _is_in(login.address, pin.addresses):
+        if pin is not None and login.address in pin:
             return claimed
         if login.certified_hosts and claimed not in login.certified_hosts:
             return login.certified_hosts[0]
@@ -649,14 +652,6 @@ def secret_hash(secret: str) -> bytes:
 
 def _roles(user: User, token: Token | None) -> frozenset[str]:
     return user.roles & token.roles if token is not None and token.roles else user.roles
-
-
-def _is_in(address: str, networks: Iterable[str]) -> bool:
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    return any(found in ip_network(each, strict=False) for each in networks)
 
 
 def _key(connection: Connection, name: str) -> bytes:

@@ -67,8 +67,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     event: str
     """
     What: ``login``, ``logout``, ``refused``, ``limited``, ``administered``, ``failed``,
-    ``answered``, ``begun``, ``started`` or ``stopped``; the log's own rows are ``checkpoint``, ``removed``,
-    ``recovered``, ``damaged`` and ``lost``.
+    ``answered``, ``begun``, ``started`` or ``stopped``; the log's own rows are ``checkpoint``,
+    ``removed``, ``recovered``, ``damaged`` and ``lost``.
     """
 
     user: str = ""
