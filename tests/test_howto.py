@@ -219,8 +219,7 @@ def test_who_may_what(site: Site) -> None:
 
 def test_who_may_not_at_all(site: Site) -> None:
     """A wrong password, plain ws:// and the owner's token from beyond loopback are refused."""
-    wrong = site.client.folder / "wrong.password"
-    wrong.write_text("a wrong one")
+    (site.client.folder / "wrong.password").write_text("a wrong one")
     called = "headgate request mill hello --user anna"
     tls = f"{called} --url wss://{site.place} --ca ca.pem"
     code, said = site.client.type(f"{tls} --password-file wrong.password")
@@ -232,9 +231,10 @@ def test_who_may_not_at_all(site: Site) -> None:
     with closing(socket.create_connection((address(), site.port), timeout=20)) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: mill.example.org\r\nUpgrade: websocket\r\n\r\n")
         assert b"write wss://" in plain.recv(4096)
-    details = [str(row.get("detail")) for row in site.rows() if row["event"] == "refused"]
-    assert any("the password of 'anna' is wrong" in detail for detail in details)
-    assert any("TLS" in detail for detail in details)
+    refused = [row for row in site.rows() if row["event"] == "refused"]
+    wrong = [row for row in refused if "the password of 'anna' is wrong" in str(row["detail"])]
+    assert [row["user"] for row in wrong] == ["anna"]
+    assert any("TLS" in str(row["detail"]) for row in refused)
 
 
 def test_the_log_has_it_all(site: Site) -> None:
