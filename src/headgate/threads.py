@@ -12,7 +12,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CallbackThread", "LoopThread", "Mailbox", "cpu_clock", "new_event_loop"]
+__all__ = [
+    "CallbackThread",
+    "LoopThread",
+    "Mailbox",
+    "cpu_clock",
+    "new_event_loop",
+    "to_its_end",
+]
 
 logger = logging.getLogger("headgate.threads")
 
@@ -33,6 +40,15 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+async def to_its_end(work: Coroutine[Any, Any, Item]) -> Item:
+    """Wait for work that goes on although whoever waits for it is cancelled, and return it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        return await task
 
 
 def cpu_clock() -> int | None:

@@ -213,3 +213,17 @@ def test_loopback(host: str) -> None:
 def test_other_machines(host: str) -> None:
     """A name that only begins like a loopback address may lead anywhere."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ws://[::1", "ws://ada:pa55word@hub", "http://ada:pa55word@hub", "ws://pa55word@hub"),
+        *("wss://ada:pa55word@hub:99999", "ada:pa55word@hub", "ws://ada:pa55word@[::1"),
+    ],
+)
+def test_what_is_no_url_of_a_gateway(url: str) -> None:
+    """A URL holds no user and password, and a mistake in it does not show them."""
+    with pytest.raises(ConfigurationError) as caught:
+        Address(url)
+    assert "pa55word" not in str(caught.value)

@@ -179,6 +179,45 @@ def test_no_session_outlives_the_gateway(rig: Rig, gateway: headgate.Gateway) ->
     assert as_ada(rig, gateway).request("P", "who").get()[0] == "ada"
 
 
+def test_an_administrator_who_is_removed_does_nothing_more(
+    rig: Rig, gateway: headgate.Gateway, owner: headgate.Client, records: Records
+) -> None:
+    """What waits behind the hashing of passwords is dropped; and it does not hold up the owner."""
+    client = as_ada(rig, gateway)
+    asked = [
+        client.request("@gateway", "user_add", {"name": f"x{n}", "password": PASSWORD})
+        for n in range(60)
+    ]
+    asked[0].get()
+    order(owner, "user_remove", name="ada")
+    before = order(owner, "user_list")["users"]
+    assert len(before) < 50
+    # Its hash comes after all that were asked for before.
+    order(owner, "user_add", name="last", password=PASSWORD)
+    after = order(owner, "user_list")["users"]
+    assert len(after) <= len(before) + 2
+    rig.settle(gateway)
+    told = [r for r in records.records if r.target == "@gateway/user_add" and r.outcome == "ok"]
+    assert len(told) == len(after) + 1  # that of ada herself
+
+
+def test_a_cancelled_order_may_be_done(
+    rig: Rig, gateway: headgate.Gateway, owner: headgate.Client
+) -> None:
+    """Nobody is told that an order was not begun which may take effect."""
+    orders = [
+        owner.request("@gateway", "user_add", {"name": f"x{n}", "password": PASSWORD})
+        for n in range(5)
+    ]
+    orders[0].get()
+    orders[-1].cancel()
+    with pytest.raises(RequestError) as caught:
+        orders[-1].get()
+    assert caught.value.started is not False
+    for each in orders[:-1]:
+        each.get()
+
+
 def test_anonymous_sessions_end_with_their_rule(rig: Rig, records: Records) -> None:
     """When no rule names anonymous callers any more, their sessions end at once."""
     gateway = rig.gateway({"P/who": WHO}, recorder=records)

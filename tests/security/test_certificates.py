@@ -218,3 +218,14 @@ def test_this_machine_has_names_that_others_can_use() -> None:
     names = names_of_this_machine()
     assert len(names) == len(set(names))
     assert not {"localhost", "127.0.0.1", "::1"} & set(names)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no modes")
+def test_the_gateways_folder_is_its_owners(tmp_path: Path) -> None:
+    """Certificates may be made before the gateway's folder: it is for its owner alone, too."""
+    before = os.umask(0o002)
+    try:
+        Folder(tmp_path / "data" / "tls").init([])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700

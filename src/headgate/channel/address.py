@@ -61,12 +61,18 @@ class Address:
     def __init__(
         self, url: str, *, ca: FilePath | None = None, certificate: Certificate | None = None
     ) -> None:
-        parts = urlsplit(url)
         cure = f"Write for example {DEFAULT_URL}, or wss://HOST:{DEFAULT_PORT} for TLS"
+        if "@" in url:
+            # Not shown: a password may stand before it.
+            raise ConfigurationError(
+                "The URL of a gateway holds no user and no password",
+                cure=f"Give them beside it, as username= and password=. {cure}",
+            )
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ConfigurationError(f"{url!r} has a bad port: {error}", cure=cure) from None
+            raise ConfigurationError(f"{url!r} is no URL: {error}", cure=cure) from None
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
             raise ConfigurationError(f"{url!r} is not the URL of a gateway", cure=cure)
         self.host = parts.hostname

@@ -55,6 +55,23 @@ NAMES_LOOKED_AT = 32
 """Names that are compared or told where one is not found."""
 
 
+class _Answer:
+    """
+    What the gateway's own handlers are at work on.
+
+    Args:
+        task: Can be cancelled, which does nothing if it has begun; None for what goes on.
+    """
+
+    def __init__(self, task: asyncio.Future[None] | None) -> None:
+        self._task = task
+
+    def withdraw(self, invocation: Invocation) -> str:
+        if self._task is not None:
+            self._task.cancel()
+        return Fate.UNKNOWN
+
+
 class Dispatch:
     """
     Gives each invocation to the endpoint that answers it; it belongs to the event loop.
@@ -294,6 +311,7 @@ class Dispatch:
             return
         task = asyncio.ensure_future(self._answer_later(invocation, value))
         # The event loop itself does not hold on to its tasks.
+        invocation.place = _Answer(task if builtin.for_caller else None)
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
@@ -318,7 +336,16 @@ class Dispatch:
             outcome = Failure(
                 RequestError(f"The gateway failed at {invocation.target}; its log says more")
             )
-        self._requests.end(invocation, outcome)
+        except asyncio.CancelledError:
+            if invocation.outcome is None:
+                raise
+            invocation.asker.learned(invocation, Fate.NOT_STARTED)
+            return
+        if invocation.outcome is None:
+            self._requests.end(invocation, outcome)
+        else:
+            fate = Fate.of(outcome)
+            invocation.asker.learned(invocation, Fate.FINISHED if fate == Fate.UNKNOWN else fate)
 
     # --- messages --------------------------------------------------------------------------------
 

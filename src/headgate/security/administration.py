@@ -38,6 +38,7 @@ from headgate.security.identities import (
 from headgate.security.identity import OWNER_ROLE, is_owner
 from headgate.security.passwords import check_password
 from headgate.store.tables import certificates, tokens, users
+from headgate.threads import to_its_end
 
 __all__ = ["Administration"]
 
@@ -176,12 +177,21 @@ class Administration:
             HandlerNotFound: There is no such user, token, certificate or action.
             PermissionDenied: It is about the role ``owner``, which the caller has not.
             Overloaded: Too many writes wait.
+            CancelledError: It was cancelled before it began.
         """
         if action not in self._actions:
             raise HandlerNotFound(f"There is no action {action!r}", started=False)
         kind, act = self._actions[action]
-        async with self._one_at_a_time:
-            done = await act(_convert(payload, kind), by)
+        order = await self._hashed(_convert(payload, kind))
+        await self._one_at_a_time.acquire()
+        # From here on it is done and recorded.
+        return await to_its_end(self._act(action, act(order, by), by))
+
+    async def _act(self, action: str, act: Awaitable[_Done], by: Caller) -> Any:
+        try:
+            done = await act
+        finally:
+            self._one_at_a_time.release()
         if done.told:
             target = f"{GATEWAY_PROJECT}/{action}"
             self._recorder.record(
@@ -201,7 +211,7 @@ class Administration:
         row = {
             "key": key_of(name),
             "name": name,
-            "password": await self._hash(order.password, name),
+            "password": order.password,
             "roles": roles,
             "hosts": hosts,
             "generation": _generation(),
@@ -228,9 +238,8 @@ class Administration:
     async def _user_passwd(self, order: _UserPasswd, by: Caller) -> _Done:
         user = self._user(order.name)
         _require_owner(by, user.roles)
-        password = await self._hash(order.password, user.name)
-        await self._update(user, password=password, generation=_generation())
-        what = "a new password" if password is not None else "no password any more"
+        await self._update(user, password=order.password, generation=_generation())
+        what = "a new password" if order.password is not None else "no password any more"
         return _Done({"name": user.name}, f"user {user.name!r} has {what}")
 
     async def _user_roles(self, order: _UserRoles, by: Caller) -> _Done:
@@ -366,10 +375,13 @@ class Administration:
             raise _not_found("user", name)
         return user
 
-    async def _hash(self, password: str | None, name: str) -> str | None:
-        if password is None:
-            return None
-        return await self._identities.passwords.hash(check_password(password, name))
+    async def _hashed(self, order: _Order) -> _Order:
+        """Put the hash of a password in its place; that takes time, so nobody waits behind it."""
+        if not isinstance(order, _UserAdd | _UserPasswd) or order.password is None:
+            return order
+        password = check_password(order.password, key_of(order.name))
+        hashed = await self._identities.passwords.hash(password)
+        return msgspec.structs.replace(order, password=hashed)
 
     async def _update(self, user: User, **values: Any) -> None:
         chosen = update(users).where(users.c.id == user.id)

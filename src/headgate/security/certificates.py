@@ -421,7 +421,9 @@ def _reason(error: Exception) -> str:
 
 def _write(file: Path, data: bytes, *, private: bool = False) -> None:
     """Write a file so that nobody ever sees half of it, nor, if it is private, any of it."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The folder above may be the gateway's own, and not be there yet.
+    for folder in (file.parent.parent, file.parent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
     mode = 0o600 if private else 0o644
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -104,6 +104,7 @@ class Passwords:
         workers = 1 if (os.cpu_count() or 1) < 4 else 2
         self._pool = ThreadPoolExecutor(workers, "headgate-passwords")
         self._turns = asyncio.Semaphore(workers)
+        self._hashing = asyncio.Lock()
         self._waiting = 0
         self._delayed: Counter[str] = Counter()
 
@@ -117,7 +118,9 @@ class Passwords:
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._hasher.hash, normal(password))
+        # One after the other, so that many do not stand before those who log in.
+        async with self._hashing:
+            return await loop.run_in_executor(self._pool, self._hasher.hash, normal(password))
 
     def is_outdated(self, stored: str) -> bool:
         """Whether a hash was made with other parameters than one would be now."""

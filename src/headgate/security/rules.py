@@ -26,6 +26,7 @@ from headgate.security.policy import (
 )
 from headgate.store import Store
 from headgate.store.tables import permissions, policy_changes
+from headgate.threads import to_its_end
 
 __all__ = ["Change", "Operation", "Rules", "operations", "stored_rules"]
 
@@ -180,6 +181,9 @@ class Rules:
         return await asyncio.wrap_future(self._store.read(function))
 
     async def _change(self, write: Callable[[Connection], Change], by: Caller) -> Change:
+        return await to_its_end(self._changed(write, by))
+
+    async def _changed(self, write: Callable[[Connection], Change], by: Caller) -> Change:
         # Who helps to administer the gateway takes it from nobody, least of all from its owner.
         both = (by, owner(host="", session="")) if self._loaded else ()
         able = [each for each in both if self._policy.decide(each, *_UNDO).allow]
