@@ -23,14 +23,14 @@ LIMITS = "connections_per_address = 0"
 RATE = 500
 """Logins, or connections, a second."""
 
-SECONDS = 3.5
+SECONDS = 2.5
 """For how long."""
 
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.7
 """For how long the same client is measured without a flood."""
 
-ROWS = 300
-"""Rows of the audit a second, at most: 256 of limits, by address, and what was really looked at."""
+ROWS = 400
+"""Rows of the audit a second, at most: 256 of limits, 100 of refusals, and some others."""
 
 PAUSE = 0.003
 """Seconds between two requests of the client."""
@@ -84,7 +84,7 @@ def measure(attacked: Attacked, client: headgate.Client, kind: str) -> tuple[str
         f"{len(flooded)} requests, without {p99(quiet) * 1000:.1f} ms; slowest "
         f"{flooded[-1] * 1000:.1f} ms; rows {dict(rows)}"
     )
-    good = came["a second"] > RATE * 0.9 and p99(flooded) < P99 + p99(quiet)
+    good = came["a second"] > RATE * 0.8 and p99(flooded) < P99 + p99(quiet)
     assert rows.total() < ROWS * (SECONDS + 3), figures
     assert "Welcome" not in str(came), figures
     return figures, good
@@ -105,5 +105,8 @@ def test_a_flood(attacked: Attacked, signed_in: headgate.Client, kind: str) -> N
         pytest.fail("\n".join(tried))
     if kind == "passwords":
         attacked.told("limited", "logins")
-        attacked.told("refused", "the password of 'ada' is wrong")
+        attacked.told("refused", "is wrong")
+    else:
+        attacked.told("limited", "refusals")
+        attacked.told("refused", "it does not speak TLS")
     assert "Traceback" not in attacked.log
