@@ -29,7 +29,7 @@ TURN_HANDSHAKES = 4
 """
 Handshakes that begin in one turn of the event loop.
 
-Each takes a millisecond of it, and hundreds may have come while it had other things to do.
+A login takes over a millisecond of it, and hundreds may have come while it had other things to do.
 """
 
 BACKLOG = 1024
