@@ -680,7 +680,7 @@ class TestConfiguration:
 
     def test_a_key_alone(self, rig: Rig, folder: Folder) -> None:
         """A key without a certificate is a mistake."""
-        with pytest.raises(ConfigurationError, match="goes with"):
+        with pytest.raises(ConfigurationError, match="key of no certificate"):
             serve(rig, folder, certificate=None)
 
     def test_a_key_of_another(self, rig: Rig, folder: Folder, foreign: Folder) -> None:
