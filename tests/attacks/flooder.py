@@ -3,8 +3,9 @@ Floods a gateway with connections, as a process of its own; prints what became o
 
     python flooder.py PORT KIND RATE SECONDS
 
-KIND is ``passwords`` (logins over TLS with wrong passwords of several users, from hundreds of
-addresses) or ``connections`` (bare ones that send nothing). It prints a line when it begins.
+KIND is ``passwords`` (logins over TLS with wrong passwords of several users) or ``connections``
+(bare ones, of which every second sends garbage and the others nothing), each from 500 addresses in
+turn. It prints a line when it begins.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class Flood:
         )
         try:
             if not self._logins:
-                return "was cut" if not await reader.read() else "was answered"
+                writer.write(b"garbage" if number % 2 else b"")
+                return "was answered" if await reader.read() else "was cut"
             writer.write(self._logins[number % len(self._logins)])
             await reader.readuntil(b"\r\n\r\n")
             answers = await reader.read()
@@ -119,6 +121,10 @@ class Flood:
 async def main() -> None:
     """Do what the arguments say."""
     port, kind, rate, seconds = sys.argv[1:]
+    # A flood comes from other machines, which do not take the gateway's processor away from it.
+    os.nice(5)
+    # Connections are left in the middle of everything: what the loop says of that is no news.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     flood = Flood(int(port), kind)
     print("it begins", flush=True)
     opened = await flood.run(float(rate), float(seconds))

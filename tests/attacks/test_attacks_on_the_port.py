@@ -125,16 +125,14 @@ def test_loopbacks_name_from_elsewhere(attacked: Attacked) -> None:
 
 def test_garbage_in_place_of_tls(attacked: Attacked) -> None:
     """It is answered so that a person understands, or not at all, and recorded."""
-    for number, data in enumerate(
-        (b"GET / HTTP/1.1\r\n\r\n", os.urandom(200).lstrip(b"\x16"), b"\0")
-    ):
+    for number, data in enumerate((b"GET / HTTP/1.1\r\n\r\n", b"\xff" + os.urandom(200), b"\0")):
         source = f"127.0.2.{number + 1}"
         with no_tls(attacked, source) as sock:
             sock.sendall(data)
             assert b"speaks TLS" in sock.recv(65536)
         attacked.told("refused", "it does not speak TLS", address=source)
     with no_tls(attacked, "127.0.2.9") as sock:
-        sock.sendall(b"\x16\x03\x01" + os.urandom(400))
+        sock.sendall(b"\x16\x03\x01\x01\x90\xff" + os.urandom(399))
         assert b"HTTP" not in sock.recv(65536)
     attacked.told("refused", "the TLS handshake failed", address="127.0.2.9")
 
@@ -142,7 +140,7 @@ def test_garbage_in_place_of_tls(attacked: Attacked) -> None:
 def test_garbage_in_place_of_http(attacked: Attacked) -> None:
     """What is no request, and a head without end, are cut off."""
     for data, reason in (
-        (os.urandom(400).replace(b"\n", b"") + b"\r\n\r\n", "not an HTTP request"),
+        (b"\xff" + os.urandom(400).replace(b"\n", b"") + b"\r\n\r\n", "not an HTTP request"),
         (f"{HEAD}X: ".encode() + b"x" * 20_000, "the head of the request is too large"),
     ):
         with secured(attacked) as sock:

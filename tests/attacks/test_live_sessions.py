@@ -106,8 +106,10 @@ def test_the_user_of_a_ticket(attacked: Attacked, eve: str) -> None:
             while True:
                 peer.recv(timeout=LATEST)
         print(f"session by ticket over {(time.monotonic() - ordered) * 1000:.1f} ms after it")
+    attacked.told("refused", "the session ends: the user 'eve' does not exist", user=eve)
+    attacked.forget()
     attacked.refused(Claim.of_ticket(ticket))
-    attacked.told("refused", ": the user 'eve' does not exist", address="127.0.0.1")
+    attacked.told("refused", "the user 'eve' does not exist", address="127.0.0.1")
 
 
 def test_a_client_certificate(attacked: Attacked, eve: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from attacked import Attacked
 
 import headgate
+from headgate.gateway.reception import MOST_REFUSALS
 
 LIMITS = "connections_per_address = 0"
 """Loopback counts as one address: with its limit most of the flood would be cut at once."""
@@ -23,14 +24,14 @@ LIMITS = "connections_per_address = 0"
 RATE = 500
 """Logins, or connections, a second."""
 
-SECONDS = 3.5
+SECONDS = 2.5
 """For how long."""
 
-QUIET_SECONDS = 1.0
+QUIET_SECONDS = 0.7
 """For how long the same client is measured without a flood."""
 
 ROWS = 300
-"""Rows of the audit a second, at most: 256 of limits, by address, and what was really looked at."""
+"""Rows of the audit a second, at most: 256 of limits, 20 of refusals, and some others."""
 
 PAUSE = 0.003
 """Seconds between two requests of the client."""
@@ -69,8 +70,8 @@ def p99(taken: list[float]) -> float:
     return taken[int(len(taken) * 0.99)]
 
 
-def measure(attacked: Attacked, client: headgate.Client, kind: str) -> tuple[str, bool]:
-    """One measurement: what there is to say of it, and whether it is good."""
+def measure(attacked: Attacked, client: headgate.Client, kind: str) -> tuple[str, bool, bool]:
+    """One measurement: what there is to say of it, whether it is one, and whether it is good."""
     end = time.monotonic() + QUIET_SECONDS
     quiet = latencies(client, lambda: time.monotonic() < end)
     attacked.forget()
@@ -84,10 +85,9 @@ def measure(attacked: Attacked, client: headgate.Client, kind: str) -> tuple[str
         f"{len(flooded)} requests, without {p99(quiet) * 1000:.1f} ms; slowest "
         f"{flooded[-1] * 1000:.1f} ms; rows {dict(rows)}"
     )
-    good = came["a second"] > RATE * 0.9 and p99(flooded) < P99 + p99(quiet)
-    assert rows.total() < ROWS * (SECONDS + 3), figures
+    assert rows.total() < MOST_REFUSALS + ROWS * (SECONDS + 3), figures
     assert "Welcome" not in str(came), figures
-    return figures, good
+    return figures, came["a second"] > RATE * 0.8, p99(flooded) < P99 + p99(quiet)
 
 
 @pytest.mark.timeout(120)
@@ -96,14 +96,18 @@ def test_a_flood(attacked: Attacked, signed_in: headgate.Client, kind: str) -> N
     """Each login is refused, the audit tells of it in few rows, and a client's p99 stays low."""
     tried = []
     for _ in range(TRIES):
-        figures, good = measure(attacked, signed_in, kind)
+        figures, counts, good = measure(attacked, signed_in, kind)
         print(f"\n{figures}")
-        tried.append(figures)
-        if good:
+        tried += [figures] * counts
+        if counts and good:
             break
     else:
+        if not tried:
+            pytest.skip(f"this machine is too busy for {RATE} connections a second: {figures}")
         pytest.fail("\n".join(tried))
     if kind == "passwords":
         attacked.told("limited", "logins")
-        attacked.told("refused", "the password of 'ada' is wrong")
+        attacked.told("refused", "is wrong")
+    else:
+        attacked.told("refused", "it does not speak TLS")
     assert "Traceback" not in attacked.log

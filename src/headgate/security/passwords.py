@@ -6,10 +6,12 @@ import asyncio
 import base64
 import os
 import secrets
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import get_native_id
 from time import monotonic
 
 from argon2 import Parameters, PasswordHasher, Type
@@ -45,6 +47,9 @@ PATIENCE = 5.0
 
 MOST_WAITING = 64
 """Logins that wait for their turn."""
+
+BACKGROUND = 5
+"""How nice the threads are that hash passwords, of 19 at most."""
 
 MOST_DELAYED = 4
 """
@@ -102,7 +107,7 @@ class Passwords:
         self._hasher = PasswordHasher.from_parameters(parameters)
         self._nobody = _unmatched(parameters)
         workers = 1 if (os.cpu_count() or 1) < 4 else 2
-        self._pool = ThreadPoolExecutor(workers, "headgate-passwords")
+        self._pool = ThreadPoolExecutor(workers, "headgate-passwords", _step_back)
         self._turns = asyncio.Semaphore(workers)
         self._hashing = asyncio.Lock()
         self._waiting = 0
@@ -207,6 +212,12 @@ class Passwords:
             return False
         except (InvalidHashError, VerificationError, UnicodeEncodeError):
             return False
+
+
+def _step_back() -> None:
+    """Leave the processor to those who are signed in; only on Linux a thread can say so."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), BACKGROUND)
 
 
 def _too_many() -> Overloaded:
