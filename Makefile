@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo run test lint types format bench bench-quick soak soak-reload build clean
+.PHONY: help demo run test lint types format bench bench-quick reconnects soak soak-reload build clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -41,6 +41,9 @@ bench: $(STAMP)  ## Headgate beside bare prototypes and its peers; writes docs/b
 
 bench-quick: $(STAMP)  ## a few of its rows, which must not fall under their floors; 30 seconds
 	@$(BIN)/python -m benchmarks.quick
+
+reconnects: $(STAMP)  ## 10,000 sessions are cut at once and come back by ticket; 3 minutes
+	@$(BIN)/python -m benchmarks.reconnects $(RECONNECTS)
 
 soak: $(STAMP)  ## 20 minutes of load, cut connections and restarts; every request is accounted for
 	@$(BIN)/python -m soak $(SOAK)

@@ -12,4 +12,5 @@ Benchmarks: Headgate beside bare prototypes of the same shape and beside its pee
     pairs       runs of both sides in turn, medians and quartiles
     report      results.json and the page; chart, the chart
     quick       a few rows that must not fall under their floors
+    reconnects  a program of its own: sessions of a crowd are cut and come back by ticket
 """

@@ -18,7 +18,14 @@ from benchmarks.gateway import connect, raise_file_limit, serve
 from benchmarks.load import Load, flood
 from benchmarks.processes import Announce, Measure, Served, child
 
-__all__ = ["FEW_SESSIONS", "accompanied", "bytes_a_session", "idle", "noisy"]
+__all__ = [
+    "FEW_SESSIONS",
+    "accompanied",
+    "bytes_a_session",
+    "idle",
+    "noisy",
+    "resident_bytes",
+]
 
 NOISY_IN_FLIGHT = 4096
 FEW_SESSIONS = 10
@@ -97,14 +104,15 @@ def bytes_a_session(load: Load) -> Iterator[Measure]:
 
     def measure() -> float:
         with serve() as served, idle(served, load, sessions=FEW_SESSIONS):
-            before = _resident_bytes(served.pid)
+            before = resident_bytes(served.pid)
             with idle(served, load):
-                return (_resident_bytes(served.pid) - before) / load.sessions
+                return (resident_bytes(served.pid) - before) / load.sessions
 
     yield measure
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """Return what a process has in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

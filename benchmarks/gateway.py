@@ -22,7 +22,8 @@ __all__ = [
     "ASYNC",
     "NESTED",
     "SYNC",
-    "TLS",
+    "SYNC_AS_USER",
+    "SYNC_AS_USER_TLS",
     "connect",
     "raise_file_limit",
     "reported",
@@ -35,49 +36,91 @@ ROOT = Path(__file__).parents[1]
 
 PROJECTS = ROOT / "benchmarks" / "projects"
 
+HEADGATE = [sys.executable, "-m", "headgate"]
+
+USER, PASSWORD, ROLE = "operator1", "correct horse battery", "operator"
+
 
 @contextlib.contextmanager
-def serve(*, tls: bool = False) -> Iterator[Served]:
+def serve(*, tls: bool = False, rules: int = 0) -> Iterator[Served]:
     """
-    Run a gateway as its own process.
+    Run a gateway as its own process; beside its owner there is the user `USER`.
 
     Args:
-        tls: Whether it has a certificate, and listens beyond loopback so that it is used.
+        tls: Whether its port speaks TLS.
+        rules: Rules that are asked before the built-in ones; `USER` needs the last one.
     """
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
-        headgate_command = [sys.executable, "-m", "headgate"]
-        command = [*headgate_command, "run", "--port", "0", "--log-level", "error", "--json"]
-        command += ["--projects", str(PROJECTS), "--name", "bench", "--data", data]
-        if tls:
-            made = [*headgate_command, "cert", "init", "--data", data]
-            subprocess.run(made, check=True, capture_output=True)
-            command += ["--host", "0.0.0.0", "--insecure"]
+        config = _configure(Path(data), tls=tls, rules=rules)
+        command = [*HEADGATE, "run", "--config", str(config), "--log-level", "error", "--json"]
         raise_file_limit()
         with server_core():
             running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         process = stack.enter_context(running)
         stack.callback(process.terminate)
-        yield Served(_url(process), process.pid)
+        yield Served(_url(process, secure=tls), process.pid, data)
 
 
-def _url(process: subprocess.Popen[str]) -> str:
+def _configure(data: Path, *, tls: bool, rules: int) -> Path:
+    """Write the settings, and make the user and the certificate."""
+    settings = {"name": "bench", "port": 0, "data": str(data), "projects": str(PROJECTS)}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    if tls:
+        _run("cert", "init", data=data)
+        lines += ["[tls]", 'certificate = "tls/server.pem"', 'key = "tls/server-key.pem"']
+    for number in range(1, rules + 1):
+        role = ROLE if number == rules else f"role-{number}"
+        project = "ACME" if number == rules else f"PROJECT-{number}"
+        lines += ["[[permission]]", "allow = true", f'roles = ["{role}"]']
+        lines += [f'handlers = ["{project}/*"]', 'actions = ["request", "message"]']
+    config = data / "headgate.toml"
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _run("user", "add", USER, "--role", ROLE, "--password-stdin", data=data, text=PASSWORD)
+    return config
+
+
+def api_token(served: Served) -> str:
+    """Make an API token of `USER`."""
+    return _run("token", "create", USER, "--url", served.address, data=None)
+
+
+def _run(*words: str, data: Path | None, text: str = "") -> str:
+    """Run a command, for a gateway that is not running if its folder is given."""
+    folder = () if data is None else ("--data", str(data))
+    done = subprocess.run(
+        [*HEADGATE, *words, *folder], input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"headgate {words[0]} {words[1]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _url(process: subprocess.Popen[str], *, secure: bool) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise RuntimeError("the gateway did not start; it has told why above")
-    # The owner's own URL: where the port has TLS, its clients speak it.
-    return f"ws://127.0.0.1:{json.loads(line)['url'].rpartition(':')[2]}"
+    url: str = json.loads(line)["url"]
+    return f"{'wss' if secure else 'ws'}://127.0.0.1:{url.rpartition(':')[2]}"
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, handler: str) -> AsyncIterator[Call]:
-    """Connect a client."""
-    async with headgate.connect(url) as client:
+async def connect(url: str, *, handler: str, as_user: bool = False) -> AsyncIterator[Call]:
+    """Connect a client: of the gateway's owner, or of `USER`, who logs in with a password."""
+    login = {"username": USER, "password": PASSWORD} if as_user else {}
+    async with headgate.connect(url, **login) as client:
         yield partial(client.request, "ACME", handler)
 
 
+RULES = 50
+
 SYNC = Candidate(serve, partial(connect, handler="sync"))
-TLS = Candidate(partial(serve, tls=True), partial(connect, handler="sync"))
+SYNC_AS_USER = Candidate(
+    partial(serve, rules=RULES), partial(connect, handler="sync", as_user=True)
+)
+SYNC_AS_USER_TLS = Candidate(
+    partial(serve, rules=RULES, tls=True), partial(connect, handler="sync", as_user=True)
+)
 ASYNC = Candidate(serve, partial(connect, handler="asynchronous"))
 NESTED = Candidate(serve, partial(connect, handler="nested"))
 

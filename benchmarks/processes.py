@@ -38,6 +38,8 @@ class Served(NamedTuple):
 
     address: str
     pid: int
+    data: str = ""
+    """The server's own folder, if it has one."""
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from benchmarks.rows import CORE_ROWS, PEER_ROWS, ROWS, Row
 
 TINY = Load(seconds=0.03, sessions=20)
 
-ALIKE = {"async", "threads", "noisy", "idle"}
+ALIKE = {"async", "threads", "noisy", "idle", "user", "user-p50", "tls", "tls-p50"}
 """Rows beside which stands what stands beside others too."""
 
 PACKAGES = {"nats": "nats", "grpc": "grpc", "zmq": "zmq", "rpyc": "rpyc", "pyro": "Pyro5"}

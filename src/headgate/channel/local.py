@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def data_folder(gateway: str) -> Path:
     return home_folder() / "gateways" / gateway
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine's loopback."""
     if host.lower() == "localhost":

@@ -131,20 +131,17 @@ class Channel(asyncio.Protocol, ABC):
         if core.close_expected():
             self._close_transport()
 
-    def eof_received(self) -> None:
-        self._core.receive_eof()
-        self._write()
-
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
                 timer.cancel()
-        self.transport = None
+        self.transport = self._timer = self._stall_timer = None
         self._forget_postponed()
-        session = self.session
-        if session is not None:
+        on_closed = self._on_closed
+        self._let_go()
+        if self.session is not None:
             text = f"the connection broke ({exc})" if exc else "the peer closed the connection"
-            self._on_closed(self, self._reason or text)
+            on_closed(self, self._reason or text)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -225,6 +222,17 @@ class Channel(asyncio.Protocol, ABC):
             await asyncio.sleep(0.001)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """
+        Break what refers to itself, so that the memory is free at once.
+
+        Else the sessions of thousands of clients that come back stay there beside their new ones,
+        until all objects of the process are searched for garbage.
+        """
+        self.attach(_ignore_events, _ignore_close)
+        self._core.parser.close()
+        self._core.parser_exc = self._core.handshake_exc = None
 
     @abstractmethod
     def _head_received(self, head: Any) -> None:

@@ -18,6 +18,7 @@ from websockets.server import ServerProtocol
 from headgate.channel.local import is_loopback
 from headgate.channel.protocol import Channel
 from headgate.channel.site import Site
+from headgate.channel.turns import Turns
 from headgate.errors import (
     GatewayUnreachable,
     Overloaded,
@@ -60,6 +61,13 @@ Who may wait among those with passwords is decided behind the door, by address.
 
 LOGIN_AGAIN = 1.0
 """Seconds after which they are asked to."""
+
+TURN_GREETINGS = 4
+"""
+Steps of logins that are taken in one turn of the event loop; each costs a few 0.1 ms.
+
+When thousands come back at once, those who are there already wait for these few only.
+"""
 
 TURN_FRAMES = 16
 """
@@ -110,6 +118,8 @@ class Logins:
     """
 
     def __init__(self) -> None:
+        self.turns = Turns(TURN_GREETINGS)
+        """Shares the turns of the event loop between all who log in."""
         self._methods: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -233,6 +243,7 @@ class ServerChannel(Channel):
         self._counted_as: str | None = None
         self._head_bytes = 0
         self._upgraded = False
+        self._before_login = b""
         self._handshake: GatewayHandshake | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._login: asyncio.Task[None] | None = None
@@ -276,10 +287,34 @@ class ServerChannel(Channel):
             self._patience.cancel()
         if self._login is not None:
             self._login.cancel()
+        self._patience = self._handshake = self._login = None
         self.settle()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.session is not None and not self._before_login:
+            super().data_received(data)
+        elif self._before_login:
+            # Its turn has not come yet: that is no leave to send more than one head and one frame.
+            self._before_login += data
+            if len(self._before_login) > HEAD_BYTES + MAX_GREETING:
+                self._turn_away("it sent more than a login has")
+        else:
+            self._before_login = data
+            self._door.logins.turns.run(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Take what came before the login; when thousands log in, others have turns between."""
+        data, self._before_login = self._before_login, b""
+        if self.transport is None:
+            return
+        try:
+            self._received_before_login(data)
+        except Exception:
+            logger.exception("What came before a login could not be acted on")
+            self._turn_away("the gateway failed at what came before the login")
+
+    def _received_before_login(self, data: bytes) -> None:
         if self._upgraded:
             super().data_received(data)
             broken = self._core.parser_exc if self.session is None else None
@@ -445,6 +480,7 @@ class ServerChannel(Channel):
         self._core.max_message_size = MAX_MESSAGE
         if self._patience is not None:
             self._patience.cancel()
+        self._patience = self._handshake = self._login = None
         self.settle()
         self._open(session)
 

@@ -8,6 +8,7 @@ to the gateway's address (DNS rebinding). But it cannot forge the headers Host a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 
 from headgate.channel.local import is_loopback
@@ -86,6 +87,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def _plain(name: str) -> str:
     """Return a name as others are compared with it: addresses in their short form, no root dot."""
     name = name.lower().strip("[]").rstrip(".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from time import monotonic
@@ -13,6 +14,7 @@ from headgate.channel.local import read_or_make_token
 from headgate.channel.protocol import Channel
 from headgate.channel.server import Logins, Peer, ServerChannel
 from headgate.channel.site import Site
+from headgate.channel.turns import Turns
 from headgate.errors import GatewayUnreachable, Overloaded, PermissionDenied
 from headgate.gateway.config import Settings
 from headgate.gateway.excess import Excess, Timer
@@ -35,6 +37,9 @@ REFUSALS_A_SECOND = 20.0
 
 MOST_REFUSALS = 1_000.0
 """How many at once; what is more is added up: who cannot log in must not fill the disk."""
+
+TURN_SESSIONS = 16
+"""Lost sessions that are seen to in one turn of the event loop."""
 
 
 class Reception:
@@ -101,6 +106,7 @@ class Reception:
         self._anonymous_allowed = anonymous_allowed
         self._refusals = TokenBucket("refusals", rate=REFUSALS_A_SECOND, burst=MOST_REFUSALS)
         self._numbers = itertools.count(1)
+        self._leaving = Turns(TURN_SESSIONS)
         self._prefix = ""
         self._open = False
 
@@ -150,6 +156,7 @@ class Reception:
         for session in self.sessions.on_this_node():
             session.close("the gateway stops")
         await self.port.over()
+        self._leaving.finish()
         self._url_file.unlink(missing_ok=True)
         self.limiter.excess.stop()
 
@@ -281,8 +288,12 @@ class Reception:
         return message, state
 
     def _lost(self, session: ClientSession, channel: Channel, reason: str) -> None:
-        self.sessions.remove(session)
         self.limiter.leave(session.admission)
+        # When a network breaks, thousands go in one turn.
+        self._leaving.run(partial(self._see_off, session, channel, reason))
+
+    def _see_off(self, session: ClientSession, channel: Channel, reason: str) -> None:
+        self.sessions.remove(session)
         session.lost(channel, reason)
         self._recorder.record(Record.by(session.caller, "logout", detail=reason))
 

@@ -217,7 +217,6 @@ class Session:
         "_on_limit",
         "_ping_after",
         "_pinged",
-        "_receivers",
         "_reports",
         "_serves",
         "_unfinished",
@@ -277,20 +276,6 @@ class Session:
         """
         self._arrivals = Arrivals(serves.payload, allowance)
         self._arriving = self._arrivals.table
-        self._receivers = {
-            Result: self._resulted,
-            Fault: self._faulted,
-            Chunk: self._continued,
-            Call: self._called,
-            Cast: self._called,
-            Started: self._started,
-            Progress: self._progressed,
-            Cancel: self._cancelled,
-            FateFrame: self._fate,
-            Ping: self._ping,
-            Pong: self._pong,
-            Bye: self._bye,
-        }
 
     # --- calls of this side ----------------------------------------------------------------------
 
@@ -509,7 +494,7 @@ class Session:
         # A deadline on the sender's clock becomes one on this side's by adding this.
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
-        calls, receivers, arriving = self.calls, self._receivers, self._arriving
+        calls, arriving = self.calls, self._arriving
         try:
             for frame in batch.frames:
                 if (
@@ -522,7 +507,7 @@ class Session:
                     # The common case of `_answered`, without the calls.
                     events.append((frame, calls.pop(frame.id), 0.0))
                 else:
-                    receivers[type(frame)](frame, events, now)
+                    _RECEIVERS[type(frame)](self, frame, events, now)
         except RemoteProtocolError:
             self.take_back(events)
             raise
@@ -615,7 +600,7 @@ class Session:
             self._turn_away(carrier, error, events)
             return
         if not isinstance(carrier, Call | Cast):
-            self._receivers[type(carrier)](carrier, events, now)
+            _RECEIVERS[type(carrier)](self, carrier, events, now)
         elif self.state is State.OPEN:
             self.serving[carrier.id] = carrier
             events.append((carrier, None, arrival.deadline))
@@ -933,6 +918,23 @@ class Session:
             "arriving": len(self._arriving),
             "bytes_arriving": self._arrivals.bytes,
         }
+
+
+_RECEIVERS: dict[type[Frame], Callable[[Session, Any, list[Event], float], None]] = {
+    Result: Session._resulted,
+    Fault: Session._faulted,
+    Chunk: Session._continued,
+    Call: Session._called,
+    Cast: Session._called,
+    Started: Session._started,
+    Progress: Session._progressed,
+    Cancel: Session._cancelled,
+    FateFrame: Session._fate,
+    Ping: Session._ping,
+    Pong: Session._pong,
+    Bye: Session._bye,
+}
+"""What takes each kind of frame; one table for all sessions, which are many."""
 
 
 def _size(frame: Frame) -> int:
