@@ -11,7 +11,7 @@ from headgate.channel.address import Address
 from headgate.channel.local import data_folder, is_loopback, token_of_port
 from headgate.cli.access import Access
 from headgate.cli.config import load
-from headgate.cli.projects import server_parts
+from headgate.cli.ends import server_parts
 from headgate.errors import (
     ConfigurationError,
     GatewayUnreachable,

@@ -11,9 +11,8 @@ import typer
 
 from headgate.cli.administer import Place
 from headgate.cli.config import load
-from headgate.cli.ends import ExitCode, reporting
+from headgate.cli.ends import ExitCode, reporting, server_parts
 from headgate.cli.output import print_document
-from headgate.cli.projects import server_parts
 from headgate.errors import ConfigurationError, PermissionDenied
 from headgate.scope import GATEWAY_PROJECT
 

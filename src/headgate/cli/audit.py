@@ -16,10 +16,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from headgate.cli.administer import chosen_folder
-from headgate.cli.ends import ExitCode, reporting
+from headgate.cli.ends import ExitCode, reporting, server_parts
 from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
 from headgate.cli.output import complain, print_document, print_table
-from headgate.cli.projects import server_parts
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:

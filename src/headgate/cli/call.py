@@ -15,10 +15,15 @@ from typing import Any
 import typer
 
 from headgate.cli.access import Access
-from headgate.cli.config import print_mistakes
 from headgate.cli.ends import ExitCode, fail, reporting
-from headgate.cli.output import print_document, print_table, print_value, waiting
-from headgate.cli.projects import print_problems
+from headgate.cli.output import (
+    print_document,
+    print_mistakes,
+    print_problems,
+    print_table,
+    print_value,
+    waiting,
+)
 from headgate.client import Client
 from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
 from headgate.request import Request

@@ -11,10 +11,9 @@ import typer
 from headgate.channel.address import DEFAULT_PORT, url_of
 from headgate.channel.local import is_loopback
 from headgate.cli.config import load
-from headgate.cli.ends import reporting
+from headgate.cli.ends import reporting, server_parts
 from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
 from headgate.cli.output import print_document
-from headgate.cli.projects import server_parts
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,8 @@ import typer
 
 from headgate.channel.local import SETTINGS_FILE
 from headgate.cli.access import Access
-from headgate.cli.ends import ExitCode, reporting
-from headgate.cli.output import print_document, print_table
-from headgate.cli.projects import server_parts
+from headgate.cli.ends import ExitCode, reporting, server_parts
+from headgate.cli.output import print_document, print_mistakes, print_table
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = [
     "chosen_file",
     "example",
     "load",
-    "print_mistakes",
     "schema",
     "show",
     "show_running",
@@ -125,17 +123,6 @@ def example() -> None:
     with reporting(), server_parts():
         from headgate.gateway.document import documented_file
     print(documented_file(), end="")
-
-
-def print_mistakes(mistakes: Iterable[Mapping[str, Any]]) -> None:
-    """Tell what is wrong with settings, by file, line, what and cure of each mistake."""
-    for each in mistakes:
-        place = f"{each['file']}:{each['line']}" if each["line"] else each["file"]
-        print(f"\nMistake in the settings: {each['what']}")
-        if place:
-            print(f"  at   {place}")
-        if each["cure"]:
-            print(f"  cure {each['cure']}")
 
 
 def _name(file: Path | None) -> str | None:

@@ -22,8 +22,7 @@ from typing import Any
 from rich.console import Console
 
 import headgate
-from headgate.cli.ends import reporting
-from headgate.cli.projects import server_parts
+from headgate.cli.ends import reporting, server_parts
 from headgate.client import Client, connect
 from headgate.errors import ConfigurationError, GatewayUnreachable
 

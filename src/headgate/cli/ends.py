@@ -26,7 +26,7 @@ from headgate.errors import (
     RequestTimeout,
 )
 
-__all__ = ["EXIT_CODES", "ExitCode", "exit_code", "fail", "reporting"]
+__all__ = ["EXIT_CODES", "ExitCode", "exit_code", "fail", "reporting", "server_parts"]
 
 
 class ExitCode(IntEnum):
@@ -120,3 +120,22 @@ def _fields(error: HeadgateError, fate: str) -> dict[str, Any]:
         fields |= {"code": error.code, "started": error.started, "request_id": error.request_id}
         fields |= {"details": error.details()} if error.details() else {}
     return fields | ({"fate": fate} if fate else {})
+
+
+@contextmanager
+def server_parts() -> Iterator[None]:
+    """
+    Import parts of the gateway in this block.
+
+    Raises:
+        ConfigurationError: A package that only `headgate[gateway]` brings is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "headgate":
+            raise
+        raise ConfigurationError(
+            f"This needs the gateway's packages, and {error.name} is not installed",
+            cure="Install Headgate with its extra gateway: in a checkout, pip install '.[gateway]'",
+        ) from None

@@ -9,14 +9,23 @@ import json
 import math
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from headgate.dataset import Dataset, as_document
 from headgate.wire.arrays import is_array
 
-__all__ = ["complain", "jsonable", "print_document", "print_table", "print_value", "waiting"]
+__all__ = [
+    "complain",
+    "jsonable",
+    "print_document",
+    "print_mistakes",
+    "print_problems",
+    "print_table",
+    "print_value",
+    "waiting",
+]
 
 LONGEST_INT = 10_000
 """Bits of a whole number above which Python does not write it in decimal by itself."""
@@ -105,6 +114,34 @@ def print_table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def print_problems(problems: Iterable[Mapping[str, Any]]) -> None:
+    """Tell what is wrong with projects, by the fields of each `Problem`."""
+    none = True
+    for problem in problems:
+        none = False
+        subject = "/".join(filter(None, (problem["project"], problem["handler"])))
+        place = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
+        print(f"\nProblem with {subject or 'the projects'}: {problem['what']}\n  at   {place}")
+        if problem["cure"]:
+            print(f"  cure {problem['cure']}")
+        if problem["kept"]:
+            whole = f"all of {problem['project']}" if problem["project"] else "everything"
+            print(f"  until then {whole} serves as it was before the change")
+    if none:
+        print("\nNo problems.")
+
+
+def print_mistakes(mistakes: Iterable[Mapping[str, Any]]) -> None:
+    """Tell what is wrong with settings, by file, line, what and cure of each mistake."""
+    for each in mistakes:
+        place = f"{each['file']}:{each['line']}" if each["line"] else each["file"]
+        print(f"\nMistake in the settings: {each['what']}")
+        if place:
+            print(f"  at   {place}")
+        if each["cure"]:
+            print(f"  cure {each['cure']}")
 
 
 def complain(text: str, *, before: str = "") -> None:

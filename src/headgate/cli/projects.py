@@ -5,42 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from headgate.channel.local import data_folder, is_loopback
-from headgate.cli.ends import ExitCode, reporting
-from headgate.cli.output import print_document, print_table
+from headgate.cli.ends import ExitCode, reporting, server_parts
+from headgate.cli.output import print_document, print_problems, print_table
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from headgate.gateway.project import Problem, Projects
     from headgate.gateway.source import ProjectFolders
 
-__all__ = ["check", "chosen_projects", "init", "print_problems", "server_parts"]
-
-
-@contextmanager
-def server_parts() -> Iterator[None]:
-    """
-    Import parts of the gateway in this block.
-
-    Raises:
-        ConfigurationError: A package that only `headgate[gateway]` brings is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "headgate":
-            raise
-        raise ConfigurationError(
-            f"This needs the gateway's packages, and {error.name} is not installed",
-            cure="Install Headgate with its extra gateway: in a checkout, pip install '.[gateway]'",
-        ) from None
+__all__ = ["check", "chosen_projects", "init"]
 
 
 def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFolders:
@@ -89,23 +69,6 @@ def check(
         print_table(("project", "handler", "threading", "file"), [row.values() for row in handlers])
         print_problems(problems)
     raise typer.Exit(ExitCode.HANDLER_ERROR if problems else ExitCode.FINE)
-
-
-def print_problems(problems: Iterable[Mapping[str, Any]]) -> None:
-    """Tell what is wrong with projects, by the fields of each `Problem`."""
-    none = True
-    for problem in problems:
-        none = False
-        subject = "/".join(filter(None, (problem["project"], problem["handler"])))
-        place = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
-        print(f"\nProblem with {subject or 'the projects'}: {problem['what']}\n  at   {place}")
-        if problem["cure"]:
-            print(f"  cure {problem['cure']}")
-        if problem["kept"]:
-            whole = f"all of {problem['project']}" if problem["project"] else "everything"
-            print(f"  until then {whole} serves as it was before the change")
-    if none:
-        print("\nNo problems.")
 
 
 def init(folder: Path, *, project: str | None, host: str | None) -> None:

@@ -21,9 +21,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from headgate.cli.config import load
-from headgate.cli.ends import reporting
+from headgate.cli.ends import reporting, server_parts
 from headgate.cli.output import print_document
-from headgate.cli.projects import chosen_projects, server_parts
+from headgate.cli.projects import chosen_projects
 
 if TYPE_CHECKING:
     from headgate.gateway import Gateway
