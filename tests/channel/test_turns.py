@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from headgate.channel.turns import Turns
@@ -25,7 +26,7 @@ class TestTurns:
             seen.append(len(ran))
         assert ran == list(range(8))
         assert seen[0] == 3
-        assert all(after - before <= 3 for before, after in zip(seen, seen[1:], strict=False))
+        assert all(after - before <= 3 for before, after in pairwise(seen))
         assert len(seen) > 2
 
     async def test_a_turn_has_room_again(self) -> None:
