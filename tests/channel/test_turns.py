@@ -6,6 +6,7 @@ import asyncio
 import gc
 import itertools
 import weakref
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from headgate.channel.turns import Turns
@@ -26,7 +27,7 @@ class TestTurns:
             seen.append(len(ran))
         assert ran == list(range(8))
         assert seen[0] == 3
-        assert all(after - before <= 3 for before, after in itertools.pairwise(seen))
+        assert all(after - before <= 3 for before, after in pairwise(seen))
         assert len(seen) > 2
 
     async def test_a_turn_has_room_again(self) -> None:

@@ -255,7 +255,8 @@ def _raise_file_limit(settings: Settings) -> None:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    logger.info("open files: %d at most, before %d", most, soft)
+    if most != soft:
+        logger.debug("open files: %d at most, before %d", most, soft)
     if resource.RLIM_INFINITY != most < settings.limits.sessions + OTHER_FILES:
         logger.warning(
             "this process may have %d open files, too few for limits.sessions = %d: raise the "
