@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import itertools
 import weakref
 from itertools import pairwise
 from typing import TYPE_CHECKING
