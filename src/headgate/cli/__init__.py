@@ -9,6 +9,8 @@ The command line: ``headgate --help``.
 - `call`      request, message and handlers: a client's calls
 - `ps`        what runs on a gateway
 - `run`       a gateway as a process
+- `process`   what that asks of the system
+- `log`       what it writes to stderr
 - `config`    show, check, schema: settings
 - `audit`     what a gateway has recorded
 - `projects`  init and check: projects without a gateway

@@ -2,61 +2,31 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import ctypes
-import gc
-import io
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
 from collections.abc import Mapping
-from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
-from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from headgate.cli.config import load
 from headgate.cli.ends import reporting, server_parts
+from headgate.cli.log import Levels, PrintLog, log_to_stderr
 from headgate.cli.output import print_document
+from headgate.cli.process import Garbage, give_memory_back, raise_file_limit
 from headgate.cli.projects import chosen_projects
 
 if TYPE_CHECKING:
     from headgate.gateway import Gateway
-    from headgate.gateway.config import Configuration, Settings
+    from headgate.gateway.config import Configuration
     from headgate.gateway.layers import Layer, Place
 
 __all__ = ["run"]
 
 logger = logging.getLogger("headgate.cli")
-
-MOST_WAITING = 10_000
-"""Log records that wait to be written, at most."""
-
-M_MMAP_THRESHOLD = -3
-"""What glibc's malloc.h calls it."""
-
-LARGE_PIECE = 128 * 1024
-"""Bytes from which on a piece of memory is large."""
-
-OTHER_FILES = 256
-"""Open files of a gateway beside its sessions, about."""
-
-GARBAGE_SECONDS = 300.0
-"""Seconds between two collections of old garbage."""
-
-SOME_GARBAGE = 10
-"""Collections of middle-aged garbage after which there may be old garbage, too."""
-
-OLD_GARBAGE = 1000
-"""The same, when it is not waited for the time: about 7 million objects came that stayed."""
-
-CHATTY = ("alembic", "asyncio", "sqlalchemy", "watchfiles", "websockets")
-"""Loggers of others, of which only warnings are shown."""
 
 
 def run(
@@ -94,8 +64,8 @@ def run(
             config=configuration,
             on_settings=levels.set,
         )
-        _raise_file_limit(configuration.settings)
-        _give_memory_back()
+        raise_file_limit(configuration.settings.limits.sessions)
+        give_memory_back()
         stopped = _stop_on_signals()
         _reload_on_hangup(gateway)
         _tell_of(configuration)
@@ -133,148 +103,6 @@ def _tell_of(configuration: Configuration) -> None:
         logger.info("settings: %s", configuration.file)
     for name in configuration.strangers:
         logger.warning("the environment variable %s is no setting, and is left alone", name)
-
-
-class Garbage:
-    """
-    Collects what the interpreter holds in cycles, with an eye on who waits meanwhile.
-
-    To go through all objects of 10,000 sessions takes over half a second, in which nothing is
-    answered; and the interpreter would do that again for each quarter that comes to them. Sessions
-    and requests leave nothing to collect, only handlers do, and mostly when it is still young.
-    """
-
-    def __init__(self) -> None:
-        gc.freeze()
-        young, middle, _ = gc.get_threshold()
-        gc.set_threshold(young, middle, OLD_GARBAGE)
-        self._due = monotonic() + GARBAGE_SECONDS
-
-    def look(self) -> None:
-        """Collect, if it is time and there may be something."""
-        if monotonic() >= self._due:
-            self._due = monotonic() + GARBAGE_SECONDS
-            if gc.get_count()[2] >= SOME_GARBAGE:
-                gc.collect()
-
-
-class Levels:
-    """The levels of loggers, as the settings want them."""
-
-    def __init__(self) -> None:
-        self._named: tuple[str, ...] = ()
-
-    def set(self, settings: Settings) -> None:
-        """Set them all; loggers that are not named any more log what all others do."""
-        level = logging.getLevelNamesMapping()[settings.log.level.upper()]
-        logging.root.setLevel(level)
-        for name in self._named:
-            logging.getLogger(name).setLevel(logging.NOTSET)
-        for chatty in CHATTY:
-            logging.getLogger(chatty).setLevel(max(logging.WARNING, level))
-        for name, wanted in settings.log.levels.items():
-            logging.getLogger(name).setLevel(wanted.upper())
-        self._named = tuple(settings.log.levels)
-
-
-def log_to_stderr(*, as_json: bool = False) -> None:
-    """Write the log to stderr: for people, or one JSON document a line."""
-    import structlog
-
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=as_json),
-    ]
-    processors: list[structlog.typing.Processor] = [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    ]
-    if as_json:
-        processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        colors = sys.stderr.isatty()
-        processors.append(structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0))
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=processors)
-    )
-    # A log that nobody reads must not hold the event loop up: a thread of its own writes it.
-    waiting: queue.Queue[logging.LogRecord] = queue.Queue(MOST_WAITING)
-    listener = QueueListener(waiting, handler)
-    listener.start()
-    atexit.register(listener.stop)
-    logging.basicConfig(handlers=[_Hasty(waiting)], force=True)
-
-
-class PrintLog(io.TextIOBase):
-    """
-    Takes what scripts print, and puts it into the log ``headgate.print`` line by line.
-
-    A gateway's own stdout is for the line that says that it is ready.
-    """
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self._begun = threading.local()
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Log the lines that are complete; what is left waits for the rest of its line."""
-        *lines, rest = (getattr(self._begun, "line", "") + text).split("\n")
-        self._begun.line = rest
-        for line in lines:
-            logging.getLogger("headgate.print").info("%s", line)
-        return len(text)
-
-
-class _Hasty(QueueHandler):
-    """Hands records to the thread that writes, and drops what it cannot keep up with."""
-
-    def enqueue(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(queue.Full):
-            self.queue.put_nowait(record)
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Leave the record as it is: the writer formats it, and is in this process."""
-        return record
-
-
-def _raise_file_limit(settings: Settings) -> None:
-    """Let this process have as many open files as it may: each session is one."""
-    try:
-        import resource
-    except ImportError:
-        return  # Windows has no such limit
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        # macOS allows less than it says.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != soft:
-        logger.debug("open files: %d at most, before %d", most, soft)
-    if resource.RLIM_INFINITY != most < settings.limits.sessions + OTHER_FILES:
-        logger.warning(
-            "this process may have %d open files, too few for limits.sessions = %d: raise the "
-            "system's limit (ulimit -Hn, LimitNOFILE= of systemd) or lower that one",
-            most,
-            settings.limits.sessions,
-        )
-
-
-def _give_memory_back() -> None:
-    """
-    Let large pieces of memory be the system's again when they are free.
-
-    Each TLS connection has a buffer of 256 KiB, of which only what it uses takes room. After the
-    first such piece is freed, glibc would cut the next ones out of memory that it keeps.
-    """
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_PIECE)
 
 
 def _stop_on_signals() -> threading.Lock:
