@@ -57,7 +57,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def hub(rig: Rig, records: Records) -> Iterator[headgate.Gateway]:
     """A gateway; whatever was done to its port, it serves at the end."""
-    hub = rig.gateway({"ACME/echo": rig.ECHO, "ACME/hold": rig.HOLD}, recorder=records)
+    note = "def handleMessage(payload): system.util.globals['noted'] = payload"
+    scripts = {"ACME/echo": rig.ECHO, "ACME/hold": rig.HOLD, "ACME/note": note}
+    hub = rig.gateway(scripts, recorder=records)
     watching = rig.client(hub)
     session = watching.session_id
     yield hub
@@ -559,6 +561,31 @@ class TestBrokenClients:
             ]
             peer.send(batch(*casts))
             assert {type(frame) for frame in answers(peer, 4)} == {Result}
+
+    @pytest.mark.parametrize(
+        ("extensions", "code"),
+        [
+            ({"remote": "mars"}, "unreachable"),
+            ({"host": "panel-7"}, "client_not_found"),
+            ({"remote": "hub", "host": "panel-7"}, "client_not_found"),
+            ({"remote": "HUB"}, ""),
+            ({"remote": "", "host": ""}, ""),
+        ],
+    )
+    def test_a_message_for_somebody_else_is_not_delivered_here(
+        self, rig: Rig, hub: headgate.Gateway, extensions: Any, code: str
+    ) -> None:
+        """It is refused, and no handler runs; by this gateway's own name it is delivered."""
+        with logged_in(hub) as peer:
+            frame = Cast(1, "ACME", "note", b"\x01", in_a_minute(), "G", extensions=extensions)
+            peer.send(batch(frame, call(2)))
+            told = {each.id: each for each in answers(peer, 2)}
+            assert getattr(told[1], "code", "") == code
+            if code:
+                assert told[1].started is False
+                assert "ACME/note" in told[1].message
+            rig.settle(hub)
+            assert ("noted" in hub.globals) is not bool(code)
 
 
 class Pipe(asyncio.Transport):

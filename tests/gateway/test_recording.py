@@ -146,6 +146,22 @@ class TestWhatIsRecorded:
         assert "payload" not in large
         assert "hunter2" not in json.dumps(rows(rig, hub))
 
+    @pytest.mark.parametrize("payloads", [True, False])
+    def test_what_a_handler_raised(
+        self, rig: Rig, caplog: pytest.LogCaptureFixture, payloads: bool
+    ) -> None:
+        """Its type alone, since its text may hold the payload; the gateway's own log has both."""
+        script = "def handleMessage(payload): raise ValueError('bad: ' + payload['iban'])"
+        hub = rig.gateway({"ACME/pay": script}, config=audited(payloads=payloads))
+        with caplog.at_level("INFO"):
+            hub.scope("").request("ACME", "pay", {"iban": "DE00-1234"}).block()
+        (row,) = rows(rig, hub, "failed")
+        assert row["detail"] == ("ValueError: bad: DE00-1234" if payloads else "ValueError")
+        assert ("DE00-1234" in json.dumps(rows(rig, hub))) == payloads
+        told = {record.name for record in caplog.records if "DE00-1234" in record.getMessage()}
+        assert "headgate.handlers" in told
+        assert ("headgate.audit" in told) == payloads
+
     def test_messages(self, rig: Rig) -> None:
         """A message is told from a request."""
         hub = rig.gateway({"ACME/bad": BAD})

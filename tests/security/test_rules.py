@@ -76,6 +76,32 @@ class TestBuiltIn:
         assert all(rule.where.startswith("built-in: ") for rule in BUILT_IN)
 
 
+class TestAdminister:
+    @pytest.mark.parametrize("action", ACTIONS)
+    @pytest.mark.parametrize("named", [(), ("administer",), ("see", "host")])
+    def test_only_a_rule_that_names_it_allows_it(self, named: Any, action: str) -> None:
+        """A rule without actions allows all others; what it allows nobody reads as every right."""
+        policy = RulePolicy([Permission(allow=True, users=("anna",), actions=named)])
+        if action in ("request", "message", "see"):
+            assert may(policy, ANNA, action, "@gateway/user_add")
+        else:
+            expected = action in named if named else action != "administer"
+            assert may(policy, ANNA, action, "@gateway/user_add") is expected
+
+    @pytest.mark.parametrize("action", ACTIONS)
+    def test_a_rule_without_actions_refuses_it(self, action: str) -> None:
+        """What refuses everything refuses that, too: the owner's built-in rule comes too late."""
+        policy = RulePolicy([Permission(allow=False, users=("anna",))])
+        anna = changed(ANNA, roles=frozenset({"owner"}))
+        assert not may(policy, anna, action, "@gateway/user_add")
+
+    def test_the_owner_keeps_it_behind_a_rule_that_allows_the_rest(self) -> None:
+        """An allowing rule for all does not decide about it: the next ones do."""
+        policy = RulePolicy([Permission(allow=True)])
+        assert may(policy, owner(host="", session="s"), "administer", "@gateway/user_add")
+        assert not may(policy, ANNA, "administer", "@gateway/user_add")
+
+
 def rule(**conditions: Any) -> Permission:
     """A rule that allows."""
     return Permission(allow=True, actions=("host",), **conditions)
@@ -398,7 +424,8 @@ def reference(rules: list[Permission], c: Caller, action: str, target: str) -> b
     via, lower = [g.lower() for g in c.gateway], lambda names: [n.lower() for n in names]
     roles = {"@".join([r, *via]) for r in c.roles}
     user = "@".join([c.user, *via[:-1]]).lower()
-    for r in [*rules, Permission(True, roles=("owner",)), Permission(True, actions=ACTIONS[:3])]:  # type: ignore[arg-type]
+    owners = Permission(True, roles=("owner",), actions=ACTIONS)  # type: ignore[arg-type]
+    for r in [*rules, owners, Permission(True, actions=ACTIONS[:3])]:  # type: ignore[arg-type]
         who = user in lower(r.users) if c.method == "anonymous" else covered(lower(r.users), user)
         if not (who or (not r.users and c.method != "anonymous")):
             continue
@@ -414,7 +441,7 @@ def reference(rules: list[Permission], c: Caller, action: str, target: str) -> b
             and (not r.roles or roles & set(r.roles))
             and (not r.zones or inside)
             and (not r.handlers or covered(r.handlers, target))
-            and (not r.actions or action in r.actions)
+            and (action in r.actions if r.actions else action != "administer" or not r.allow)
         ):
             return r.allow and (action == "see" or not c.only or covered(c.only, target))
     return False

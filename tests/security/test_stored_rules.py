@@ -241,7 +241,8 @@ class TestLockingOneselfOut:
         """To add, to remove and to undo; with a rule for the owner before it, it is done."""
         client = rig.client(rig.gateway({"ACME/echo": rig.ECHO}))
         refused = [client.request("@gateway", "permission_add", {"allow": False}).getError()]
-        first = administer(client, "add", {"allow": True, "roles": ["owner"]})
+        everything = {"allow": True, "roles": ["owner"], "actions": ["request", "administer"]}
+        first = administer(client, "add", everything)
         administer(client, "add", {"allow": False})
         rule, undo = {"rule": first["rule"]}, {"change": first["number"]}
         refused.append(client.request("@gateway", "permission_remove", rule).getError())
@@ -256,7 +257,7 @@ class TestLockingOneselfOut:
         self, tmp_path: Path, records: Records
     ) -> None:
         """Who may change the rules cannot take that from the owner."""
-        policy = RulePolicy([Permission(allow=True, users=("eve",))])
+        policy = RulePolicy([Permission(allow=True, users=("eve",), actions=("administer",))])
         with Store(tmp_path / "data") as store:
             rules = stored.Rules(store, policy, records)
             rules.load()

@@ -79,7 +79,8 @@ def permission_add(
     """
     Add a rule to the database; it takes effect at once, for those who are connected, too.
 
-    What is left out matches all. Rules of the configuration come before it.
+    What is left out matches all, but --action administer is allowed by its name only. Rules of the
+    configuration come before it.
 
     --json prints {"change": {"number", "rule", "text", …}}.
     """

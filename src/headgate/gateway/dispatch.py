@@ -16,6 +16,7 @@ from headgate.errors import (
     CancellationException,
     ClientNotFound,
     DeadlockError,
+    GatewayUnreachable,
     HandlerNotFound,
     Overloaded,
     PayloadError,
@@ -280,7 +281,7 @@ class Dispatch:
 
     def _elsewhere(self, invocation: Invocation) -> Endpoint | None:
         target = invocation.remote_server
-        if target and target.casefold() != self._gateway.name.casefold():
+        if self._is_elsewhere(target):
             return lambda i: self._network.send(self._gateway, target, i)
         if invocation.host_name:
             raise ClientNotFound(
@@ -289,6 +290,9 @@ class Dispatch:
                 started=False,
             )
         return None
+
+    def _is_elsewhere(self, gateway: str) -> bool:
+        return bool(gateway) and gateway.casefold() != self._gateway.name.casefold()
 
     def _builtin(self, name: str) -> Endpoint:
         builtin = self._builtins.get(name)
@@ -353,18 +357,34 @@ class Dispatch:
         """
         Deliver a message, and answer with the report.
 
-        The gateway itself is selected by the letter ``G``.
+        The gateway itself is selected by the letter ``G``. A message for another gateway or a host
+        is refused: there is no way for it, and here it would come to the wrong handler.
         """
         # A message is no child of the handler that sends it: it is over before the handler goes on.
         invocation.parent = None
         invocation.action = "message"
         self._requests.add(invocation)
         try:
+            self._require_here(invocation)
             report = [self._to_gateway(invocation)] if "G" in scope else []
         except RequestError as error:
             self._requests.end(invocation, Failure(error))
         else:
             self._requests.end(invocation, Encoded(encode(report)))
+
+    def _require_here(self, message: Invocation) -> None:
+        if self._is_elsewhere(message.remote_server):
+            raise GatewayUnreachable(
+                f"Messages cannot be sent to other gateways: the message {message.target} for "
+                f"{message.remote_server!r} was not delivered. Send a request, with remoteServer",
+                started=False,
+            )
+        if message.host_name:
+            raise ClientNotFound(
+                f"Messages cannot be sent to clients: the message {message.target} for the host "
+                f"{message.host_name!r} was not delivered",
+                started=False,
+            )
 
     def _to_gateway(self, message: Invocation) -> str:
         copy = Invocation(

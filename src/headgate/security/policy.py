@@ -36,6 +36,8 @@ __all__ = [
 Action = Literal["request", "message", "see", "administer", "host"]
 """What a caller wants to do with a target."""
 
+_ACTIONS: frozenset[str] = frozenset(get_args(Action))
+
 MOST_CALLERS = 16_384
 """Callers whose rules are remembered."""
 
@@ -52,7 +54,8 @@ class Permission:
     One rule, a ``[[permission]]`` of the configuration or a row of the database.
 
     A condition that is left out, or empty, matches all; but a rule without `gateways` matches
-    local callers only, and an anonymous caller only matches where `users` names it.
+    local callers only, an anonymous caller only matches where `users` names it, and a rule without
+    `actions` that allows does not allow ``administer``.
 
     In patterns ``*`` stands for any text, also with slashes, and ``?`` for one character; all
     else, such as ``[``, for itself. Names of users, hosts and gateways are compared without case,
@@ -84,7 +87,7 @@ class Permission:
     """Patterns of ``project/handler``."""
 
     actions: tuple[Action, ...] = ()
-    """What the caller wants to do."""
+    """What the caller wants to do; only rules that name ``administer`` here allow it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,10 @@ class Rule:
 
 
 BUILT_IN = (
-    Rule("built-in: the owner may everything", Permission(allow=True, roles=(OWNER_ROLE,))),
+    Rule(
+        "built-in: the owner may everything",
+        Permission(allow=True, roles=(OWNER_ROLE,), actions=get_args(Action)),
+    ),
     Rule(
         "built-in: signed-in local users may request, message, see",
         Permission(allow=True, actions=("request", "message", "see")),
@@ -389,7 +395,9 @@ class _Compiled:
         self._zones = frozenset(permission.zones)
         self._gateways = _matcher(permission.gateways, fold=True)
         self._handlers = _matcher(permission.handlers, fold=False)
-        self._actions = frozenset(permission.actions)
+        # To administer is to be able to get every other right: nobody is given it in passing.
+        unnamed = _ACTIONS - {"administer"} if permission.allow else _ACTIONS
+        self._actions = frozenset(permission.actions) or unnamed
 
     def is_about(self, subject: _Subject) -> bool:
         """Whether the caller matches."""
@@ -410,9 +418,7 @@ class _Compiled:
 
     def covers(self, action: str, target: str) -> bool:
         """Whether what is asked for matches."""
-        return (not self._actions or action in self._actions) and (
-            self._handlers is None or bool(self._handlers(target))
-        )
+        return action in self._actions and (self._handlers is None or bool(self._handlers(target)))
 
 
 def permission_text(permission: Permission) -> str:

@@ -417,7 +417,7 @@ def _undoable(connection: Connection, number: int | None) -> Change:
 def _locked_out(by: Caller, decision: Decision) -> PayloadError:
     return PayloadError(
         f"{by.user} could not undo this: {decision.where} would refuse it. First add a rule that "
-        "allows it, such as: headgate permission add --allow --role owner"
+        "allows it, such as: headgate permission add --allow --role owner --action administer"
     )
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from annotated_types import Ge, Gt, Le
 
-from headgate.errors import PermissionDenied, RequestError
+from headgate.errors import HandlerError, PermissionDenied, RequestError
 from headgate.invocation import Caller, Invocation
 
 __all__ = ["MAX_PAYLOAD", "AuditSettings", "LogRecorder", "Record", "Recorder", "Recorders"]
@@ -35,7 +35,7 @@ class AuditSettings:
     """Which requests are recorded; logins, refusals and administration always are."""
 
     payloads: bool = False
-    """Whether the records of requests hold their payloads."""
+    """Whether records of requests hold their payloads, and the texts of what handlers raised."""
 
     redact: tuple[str, ...] = (
         *("*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*key*"),
@@ -162,12 +162,20 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def failed(cls, invocation: Invocation, error: RequestError, *, payload: bool) -> Record:
-        """Return the record of a request that came to an error: refused, or failed."""
+        """
+        Return the record of a request that came to an error: refused, or failed.
+
+        Of what a handler raised it holds the type alone without `payload`: the text of an exception
+        is often made of what was in the payload.
+        """
         event = "refused" if type(error) is PermissionDenied else "failed"
         if invocation.action == "administer" and event == "failed":
             event = "administered"
-        detail = error.message[:MAX_DETAIL]
-        return cls.of(event, invocation, outcome=error.code, detail=detail, payload=payload)
+        hidden = isinstance(error, HandlerError) and not payload
+        detail = str(error.details().get("type", "")) if hidden else error.message
+        return cls.of(
+            event, invocation, outcome=error.code, detail=detail[:MAX_DETAIL], payload=payload
+        )
 
 
 class Recorder(Protocol):
