@@ -9,8 +9,9 @@ import secrets
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import get_native_id
 from time import monotonic
 
@@ -56,7 +57,11 @@ MOST_DELAYED = 4
 Logins from one address that wait for a delay to pass.
 
 All others are refused at once, so that whoever guesses does not hold the places of those who know.
+A user that is known at an address has as many of its own.
 """
+
+Place = str | tuple[str, str]
+"""For whom a login waits: its network, or the user there if it is known."""
 
 
 def normal(password: str) -> str:
@@ -111,7 +116,7 @@ class Passwords:
         self._turns = asyncio.Semaphore(workers)
         self._hashing = asyncio.Lock()
         self._waiting = 0
-        self._delayed: Counter[str] = Counter()
+        self._delayed: Counter[Place] = Counter()
 
     def __len__(self) -> int:
         return self._waiting + self._delayed.total()
@@ -147,11 +152,12 @@ class Passwords:
             Overloaded: The delay is longer than `PATIENCE`, or too many wait.
         """
         end = self._clock() + PATIENCE
+        place = self._place(user, address)
         while True:
             now = self._clock()
             delay = self._throttle.delay(user, address, now)
             if delay > 0:
-                await self._pass_time(delay, address, end - now)
+                await self._pass_time(delay, place, end - now)
             elif await self._has_turn(end - now):
                 if self._throttle.delay(user, address, self._clock()) <= 0:
                     break
@@ -159,21 +165,20 @@ class Passwords:
                 self._turns.release()
         return await asyncio.shield(self._begin(stored or self._nobody, password, user, address))
 
-    async def _pass_time(self, delay: float, address: str, patience: float) -> None:
+    def _place(self, user: str, address: str) -> Place:
         network = network_of(address)
-        if delay > patience or self._delayed[network] >= MOST_DELAYED:
+        known = self._throttle.is_known(user, address, self._clock())
+        return (user, network) if known else network
+
+    async def _pass_time(self, delay: float, place: Place, patience: float) -> None:
+        if delay > patience or self._delayed[place] >= MOST_DELAYED:
             raise Overloaded(
                 f"Wrong passwords came before: try again in {delay:.1f} seconds",
                 retry_after=delay,
                 started=False,
             )
-        self._delayed[network] += 1
-        try:
+        with _counted(self._delayed, place):
             await asyncio.sleep(delay)
-        finally:
-            self._delayed[network] -= 1
-            if not self._delayed[network]:
-                del self._delayed[network]
 
     async def _has_turn(self, patience: float) -> bool:
         """Wait for a place among those whose password is looked at."""
@@ -196,7 +201,7 @@ class Passwords:
             if check.cancelled() or check.exception() is not None:
                 return
             if check.result():
-                self._throttle.succeeded(user, address)
+                self._throttle.succeeded(user, address, self._clock())
             else:
                 self._throttle.failed(user, address, self._clock())
 
@@ -212,6 +217,18 @@ class Passwords:
             return False
         except (InvalidHashError, VerificationError, UnicodeEncodeError):
             return False
+
+
+@contextmanager
+def _counted(places: Counter[Place], place: Place) -> Iterator[None]:
+    """Hold a place; what nobody holds is not counted."""
+    places[place] += 1
+    try:
+        yield
+    finally:
+        places[place] -= 1
+        if not places[place]:
+            del places[place]
 
 
 def _step_back() -> None:
