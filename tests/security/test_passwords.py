@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -212,6 +213,36 @@ async def test_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(refused) >= 5
     assert all(each.retry_after for each in refused)
     assert results[0] is False
+    assert len(passwords) == 0
+
+
+async def test_no_network_takes_the_whole_queue(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come from one network, half of the places are left for all others."""
+    passwords = make(throttle=Throttle(of_user=FLAT, of_address=FLAT))
+    assert await attempt(passwords, await passwords.hash("correct horse"), "correct horse")
+    goes_on = threading.Event()
+    monkeypatch.setattr(passwords, "_matches", lambda stored, given: goes_on.wait(60))
+
+    async def tries(address: str, user: str = "bob") -> list[asyncio.Future[bool]]:
+        checks = (passwords.verify(None, "?", user=user, address=address) for _ in range(100))
+        begun = [asyncio.ensure_future(check) for check in checks]
+        await asyncio.sleep(0)
+        return begun
+
+    try:
+        flood = await tries("10.1.0.1")
+        assert len(passwords) == module.MOST_WAITING // 2
+        for number in range(2, 4):
+            flood += await tries(f"10.1.0.{number}")
+            assert len(passwords) == module.MOST_WAITING // 2 + (number - 1) * module.SHARE
+        flood += await tries("10.1.0.1", "ada")  # who is known there
+        assert len(passwords) == module.MOST_WAITING // 2 + 3 * module.SHARE
+    finally:
+        goes_on.set()
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    assert results.count(True) >= module.MOST_WAITING // 2 + 3 * module.SHARE
     assert len(passwords) == 0
 
 

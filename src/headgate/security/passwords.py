@@ -49,6 +49,13 @@ PATIENCE = 5.0
 MOST_WAITING = 64
 """Logins that wait for their turn."""
 
+SHARE = 8
+"""
+Of these, how many a network has for sure, and a user that is known at an address.
+
+It gets more only while less than half of all places are taken: no network can take all of them.
+"""
+
 BACKGROUND = 5
 """How nice the threads are that hash passwords, of 19 at most."""
 
@@ -115,11 +122,11 @@ class Passwords:
         self._pool = ThreadPoolExecutor(workers, "headgate-passwords", _step_back)
         self._turns = asyncio.Semaphore(workers)
         self._hashing = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: Counter[Place] = Counter()
         self._delayed: Counter[Place] = Counter()
 
     def __len__(self) -> int:
-        return self._waiting + self._delayed.total()
+        return self._waiting.total() + self._delayed.total()
 
     def close(self) -> None:
         """End the threads."""
@@ -158,7 +165,7 @@ class Passwords:
             delay = self._throttle.delay(user, address, now)
             if delay > 0:
                 await self._pass_time(delay, place, end - now)
-            elif await self._has_turn(end - now):
+            elif await self._has_turn(place, end - now):
                 if self._throttle.delay(user, address, self._clock()) <= 0:
                     break
                 # While it waited for its turn, another password was wrong.
@@ -180,18 +187,18 @@ class Passwords:
         with _counted(self._delayed, place):
             await asyncio.sleep(delay)
 
-    async def _has_turn(self, patience: float) -> bool:
+    async def _has_turn(self, place: Place, patience: float) -> bool:
         """Wait for a place among those whose password is looked at."""
-        if self._waiting >= MOST_WAITING:
+        taken = self._waiting.total()
+        most = MOST_WAITING if self._waiting[place] < SHARE else MOST_WAITING // 2
+        if taken >= most:
             raise _too_many()
-        self._waiting += 1
         try:
-            async with asyncio.timeout(patience):
-                return await self._turns.acquire()
+            with _counted(self._waiting, place):
+                async with asyncio.timeout(patience):
+                    return await self._turns.acquire()
         except TimeoutError:
             raise _too_many() from None
-        finally:
-            self._waiting -= 1
 
     def _begin(self, stored: str, password: str, user: str, address: str) -> asyncio.Future[bool]:
         """Begin the check; its end is noted even if nobody waits for it any more."""
