@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -168,6 +169,40 @@ async def test_few_wait_at_an_address(make: Make) -> None:
     assert len(passwords) == 0
 
 
+async def test_known_user_gets_in_beside_guessers(make: Make) -> None:
+    """Twelve who guess behind an address hold up no user that logged in there before."""
+    passwords = make(throttle=Throttle(of_user=Curve(1, 0.05, 0.05, 60.0), of_address=STEEP))
+    stored = await passwords.hash("correct horse")
+    assert await attempt(passwords, stored, "correct horse")
+    assert not await attempt(passwords, stored, "wrong", user="bob")
+    guesses = (attempt(passwords, None, "wrong", user=f"user{number}") for number in range(12))
+    guessing = asyncio.gather(*guesses, return_exceptions=True)
+    assert await attempt(passwords, stored, "correct horse")
+    with pytest.raises(Overloaded):
+        await attempt(passwords, stored, "correct horse", user="bob")
+    assert all(isinstance(result, Overloaded) for result in await guessing)
+
+
+async def test_known_user_has_places_of_its_own(make: Make) -> None:
+    """While guessers hold all places of the address, one that is known waits for its own delay."""
+    slow = Curve(0, 1.0, 1.0, 60.0)
+    passwords = make(throttle=Throttle(of_user=Curve(0, 0.05, 0.05, 60.0), of_address=slow))
+    stored = await passwords.hash("correct horse")
+    assert await attempt(passwords, stored, "correct horse")
+    assert not await attempt(passwords, stored, "wrong")
+    guessing = [
+        asyncio.ensure_future(attempt(passwords, None, "wrong", user=f"user{number}"))
+        for number in range(4)
+    ]
+    await asyncio.sleep(0)
+    assert len(passwords) == 4
+    assert await attempt(passwords, stored, "correct horse")
+    for each in guessing:
+        each.cancel()
+    await asyncio.gather(*guessing, return_exceptions=True)
+    assert len(passwords) == 0
+
+
 async def test_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """So many may wait for their turn; one more is refused with a time to come again."""
     monkeypatch.setattr(module, "MOST_WAITING", 3)
@@ -178,6 +213,36 @@ async def test_queue_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(refused) >= 5
     assert all(each.retry_after for each in refused)
     assert results[0] is False
+    assert len(passwords) == 0
+
+
+async def test_no_network_takes_the_whole_queue(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many come from one network, half of the places are left for all others."""
+    passwords = make(throttle=Throttle(of_user=FLAT, of_address=FLAT))
+    assert await attempt(passwords, await passwords.hash("correct horse"), "correct horse")
+    goes_on = threading.Event()
+    monkeypatch.setattr(passwords, "_matches", lambda stored, given: goes_on.wait(60))
+
+    async def tries(address: str, user: str = "bob") -> list[asyncio.Future[bool]]:
+        checks = (passwords.verify(None, "?", user=user, address=address) for _ in range(100))
+        begun = [asyncio.ensure_future(check) for check in checks]
+        await asyncio.sleep(0)
+        return begun
+
+    try:
+        flood = await tries("10.1.0.1")
+        assert len(passwords) == module.MOST_WAITING // 2
+        for number in range(2, 4):
+            flood += await tries(f"10.1.0.{number}")
+            assert len(passwords) == module.MOST_WAITING // 2 + (number - 1) * module.SHARE
+        flood += await tries("10.1.0.1", "ada")  # who is known there
+        assert len(passwords) == module.MOST_WAITING // 2 + 3 * module.SHARE
+    finally:
+        goes_on.set()
+    results = await asyncio.gather(*flood, return_exceptions=True)
+    assert results.count(True) >= module.MOST_WAITING // 2 + 3 * module.SHARE
     assert len(passwords) == 0
 
 

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headgate.security.throttle import OF_ADDRESS, OF_USER, Curve, Throttle, network_of
+from headgate.security.throttle import (
+    KNOWN_SECONDS,
+    OF_ADDRESS,
+    OF_USER,
+    Curve,
+    Throttle,
+    network_of,
+)
 
 HERE, THERE = "10.1.0.1", "10.1.0.2"
 
@@ -48,7 +55,7 @@ def test_right_password_ends_the_delay() -> None:
     """After a right password the next slips are free again."""
     throttle = Throttle()
     failed(throttle, 5)
-    throttle.succeeded("ada", HERE)
+    throttle.succeeded("ada", HERE, 0.0)
     assert throttle.delay("ada", HERE, 0.0) == 0.0
 
 
@@ -74,8 +81,33 @@ def test_own_account_does_not_clear_the_address() -> None:
     """Who guesses others' passwords cannot reset the address by logging in with its own."""
     throttle = Throttle()
     failed(throttle, OF_ADDRESS.free + 3)
-    throttle.succeeded("mallory", HERE)
+    throttle.succeeded("mallory", HERE, 0.0)
     assert throttle.delay("bob", HERE, 0.0) > 0.0
+
+
+def test_known_user_waits_for_its_own_failures_alone() -> None:
+    """A right password makes a user known at its address; guesses at others do not delay it."""
+    throttle = Throttle()
+    throttle.succeeded("ada", HERE, 0.0)
+    for number in range(100):
+        failed(throttle, 1, user=f"user{number}")
+    assert throttle.delay("bob", HERE, 0.0) == OF_ADDRESS.longest
+    assert throttle.delay("ada", HERE, 0.0) == 0.0
+    failed(throttle, OF_USER.free + 1)
+    assert throttle.delay("ada", HERE, 0.0) == OF_USER.first
+
+
+def test_known_users_are_bounded() -> None:
+    """So many are known and no more; who logged in last stays, for thirty days."""
+    throttle = Throttle(most=3)
+    for number in range(10):
+        throttle.succeeded(f"user{number}", HERE, 0.0)
+        throttle.succeeded("ada", HERE, 1.0)
+    assert len(throttle) == 3
+    assert not throttle.is_known("user0", HERE, 1.0)
+    assert not throttle.is_known("ada", THERE, 1.0)
+    assert throttle.is_known("ada", HERE, 1.0 + KNOWN_SECONDS)
+    assert not throttle.is_known("ada", HERE, 2.0 + KNOWN_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +169,7 @@ class ThrottleMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.of_user: dict[tuple[str, str], list[float]] = {}
         self.of_address: dict[str, list[float]] = {}
+        self.known: dict[tuple[str, str], float] = {}
 
     @rule(user=st.sampled_from(USERS), address=st.sampled_from(ADDRESSES), count=st.integers(1, 9))
     def fail(self, user: str, address: str, count: int) -> None:
@@ -147,10 +180,11 @@ class ThrottleMachine(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), address=st.sampled_from(ADDRESSES))
     def succeed(self, user: str, address: str) -> None:
-        self.throttle.succeeded(user, address)
+        self.throttle.succeeded(user, address, self.now)
         self.of_user.pop((user, address), None)
+        self.known[user, address] = self.now
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 7.0, 30.0, 100.0, 1000.0]))
+    @rule(seconds=st.sampled_from([0.1, 1.0, 7.0, 30.0, 100.0, 1000.0, KNOWN_SECONDS]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
@@ -158,10 +192,10 @@ class ThrottleMachine(RuleBasedStateMachine):
     def delays_are_those_of_the_list(self) -> None:
         for user in self.USERS:
             for address in self.ADDRESSES:
-                until = max(
-                    self.until(OF_USER, self.of_user.get((user, address), [])),
-                    self.until(OF_ADDRESS, self.of_address.get(address, [])),
-                )
+                until = self.until(OF_USER, self.of_user.get((user, address), []))
+                known = self.known.get((user, address))
+                if known is None or self.now - known > KNOWN_SECONDS:
+                    until = max(until, self.until(OF_ADDRESS, self.of_address.get(address, [])))
                 expected = max(0.0, until - self.now)
                 assert self.throttle.delay(user, address, self.now) == pytest.approx(expected)
 

@@ -9,8 +9,9 @@ import secrets
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import get_native_id
 from time import monotonic
 
@@ -48,6 +49,13 @@ PATIENCE = 5.0
 MOST_WAITING = 64
 """Logins that wait for their turn."""
 
+SHARE = 8
+"""
+Of these, how many a network has for sure, and a user that is known at an address.
+
+It gets more only while less than half of all places are taken: no network can take all of them.
+"""
+
 BACKGROUND = 5
 """How nice the threads are that hash passwords, of 19 at most."""
 
@@ -56,7 +64,11 @@ MOST_DELAYED = 4
 Logins from one address that wait for a delay to pass.
 
 All others are refused at once, so that whoever guesses does not hold the places of those who know.
+A user that is known at an address has as many of its own.
 """
+
+Place = str | tuple[str, str]
+"""For whom a login waits: its network, or the user there if it is known."""
 
 
 def normal(password: str) -> str:
@@ -110,11 +122,11 @@ class Passwords:
         self._pool = ThreadPoolExecutor(workers, "headgate-passwords", _step_back)
         self._turns = asyncio.Semaphore(workers)
         self._hashing = asyncio.Lock()
-        self._waiting = 0
-        self._delayed: Counter[str] = Counter()
+        self._waiting: Counter[Place] = Counter()
+        self._delayed: Counter[Place] = Counter()
 
     def __len__(self) -> int:
-        return self._waiting + self._delayed.total()
+        return self._waiting.total() + self._delayed.total()
 
     def close(self) -> None:
         """End the threads."""
@@ -147,46 +159,46 @@ class Passwords:
             Overloaded: The delay is longer than `PATIENCE`, or too many wait.
         """
         end = self._clock() + PATIENCE
+        place = self._place(user, address)
         while True:
             now = self._clock()
             delay = self._throttle.delay(user, address, now)
             if delay > 0:
-                await self._pass_time(delay, address, end - now)
-            elif await self._has_turn(end - now):
+                await self._pass_time(delay, place, end - now)
+            elif await self._has_turn(place, end - now):
                 if self._throttle.delay(user, address, self._clock()) <= 0:
                     break
                 # While it waited for its turn, another password was wrong.
                 self._turns.release()
         return await asyncio.shield(self._begin(stored or self._nobody, password, user, address))
 
-    async def _pass_time(self, delay: float, address: str, patience: float) -> None:
+    def _place(self, user: str, address: str) -> Place:
         network = network_of(address)
-        if delay > patience or self._delayed[network] >= MOST_DELAYED:
+        known = self._throttle.is_known(user, address, self._clock())
+        return (user, network) if known else network
+
+    async def _pass_time(self, delay: float, place: Place, patience: float) -> None:
+        if delay > patience or self._delayed[place] >= MOST_DELAYED:
             raise Overloaded(
                 f"Wrong passwords came before: try again in {delay:.1f} seconds",
                 retry_after=delay,
                 started=False,
             )
-        self._delayed[network] += 1
-        try:
+        with _counted(self._delayed, place):
             await asyncio.sleep(delay)
-        finally:
-            self._delayed[network] -= 1
-            if not self._delayed[network]:
-                del self._delayed[network]
 
-    async def _has_turn(self, patience: float) -> bool:
+    async def _has_turn(self, place: Place, patience: float) -> bool:
         """Wait for a place among those whose password is looked at."""
-        if self._waiting >= MOST_WAITING:
+        taken = self._waiting.total()
+        most = MOST_WAITING if self._waiting[place] < SHARE else MOST_WAITING // 2
+        if taken >= most:
             raise _too_many()
-        self._waiting += 1
         try:
-            async with asyncio.timeout(patience):
-                return await self._turns.acquire()
+            with _counted(self._waiting, place):
+                async with asyncio.timeout(patience):
+                    return await self._turns.acquire()
         except TimeoutError:
             raise _too_many() from None
-        finally:
-            self._waiting -= 1
 
     def _begin(self, stored: str, password: str, user: str, address: str) -> asyncio.Future[bool]:
         """Begin the check; its end is noted even if nobody waits for it any more."""
@@ -196,7 +208,7 @@ class Passwords:
             if check.cancelled() or check.exception() is not None:
                 return
             if check.result():
-                self._throttle.succeeded(user, address)
+                self._throttle.succeeded(user, address, self._clock())
             else:
                 self._throttle.failed(user, address, self._clock())
 
@@ -212,6 +224,18 @@ class Passwords:
             return False
         except (InvalidHashError, VerificationError, UnicodeEncodeError):
             return False
+
+
+@contextmanager
+def _counted(places: Counter[Place], place: Place) -> Iterator[None]:
+    """Hold a place; what nobody holds is not counted."""
+    places[place] += 1
+    try:
+        yield
+    finally:
+        places[place] -= 1
+        if not places[place]:
+            del places[place]
 
 
 def _step_back() -> None:

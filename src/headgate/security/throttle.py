@@ -17,7 +17,14 @@ LONGEST_NAME = 128
 """Characters by which users are told apart; no user has a name that is longer."""
 
 MOST_ENTRIES = 10_000
-"""Users at an address, and addresses, that are remembered; the longest untouched goes first."""
+"""
+Entries that each table remembers; the longest untouched goes first.
+
+One is of users at an address that failed, one of addresses, one of users known at an address.
+"""
+
+KNOWN_SECONDS = 30 * 86400.0
+"""Seconds for which a user is known at an address after a right password."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +60,13 @@ class Throttle:
     A right password for the same user from another address does not wait for the failures of this
     one. Failures are forgotten one after the other. Addresses count as `network_of` tells.
 
+    Who shares an address with those who guess other names does not wait for them, once it was let
+    in there: it is known.
+
     Args:
         of_user: How the delay grows for a user at an address.
         of_address: How it grows for an address.
-        most: Entries that each of the two tables holds.
+        most: Entries that each of the three tables holds.
     """
 
     def __init__(
@@ -68,28 +78,45 @@ class Throttle:
     ) -> None:
         self._users = _Failures(of_user, most)
         self._addresses = _Failures(of_address, most)
+        self._known: OrderedDict[Hashable, float] = OrderedDict()
+        self._most = most
 
     def __len__(self) -> int:
-        return len(self._users) + len(self._addresses)
+        return len(self._users) + len(self._addresses) + len(self._known)
+
+    def is_known(self, user: str, address: str, now: float) -> bool:
+        """Whether a user's password was right from this address within `KNOWN_SECONDS`."""
+        since = self._known.get(_key(user, address), float("-inf"))
+        return now - since <= KNOWN_SECONDS
 
     def delay(self, user: str, address: str, now: float) -> float:
         """Return the seconds from `now` until a password may be tried; 0 for at once."""
-        network = network_of(address)
-        return max(
-            0.0,
-            self._users.until((user[:LONGEST_NAME], network)) - now,
-            self._addresses.until(network) - now,
-        )
+        until = self._users.until(_key(user, address))
+        if not self.is_known(user, address, now):
+            until = max(until, self._addresses.until(network_of(address)))
+        return max(0.0, until - now)
 
     def failed(self, user: str, address: str, now: float) -> None:
         """Note that a password was wrong."""
-        network = network_of(address)
-        self._users.add((user[:LONGEST_NAME], network), now)
-        self._addresses.add(network, now)
+        self._users.add(_key(user, address), now)
+        self._addresses.add(network_of(address), now)
 
-    def succeeded(self, user: str, address: str) -> None:
-        """Forget the failures of a user at an address; those of the address itself stay."""
-        self._users.remove((user[:LONGEST_NAME], network_of(address)))
+    def succeeded(self, user: str, address: str, now: float) -> None:
+        """
+        Note that a password was right: the user is known at the address.
+
+        Its own failures there are forgotten; those of the address itself stay.
+        """
+        key = _key(user, address)
+        self._users.remove(key)
+        self._known[key] = now
+        self._known.move_to_end(key)
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+
+def _key(user: str, address: str) -> tuple[str, str]:
+    return user[:LONGEST_NAME], network_of(address)
 
 
 class _Failures:
