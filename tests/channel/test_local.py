@@ -12,6 +12,7 @@ import pytest
 from headgate.channel.address import Address
 from headgate.channel.local import (
     TOKEN_BYTES,
+    certificate_of_port,
     data_folder,
     forget_port,
     home_folder,
@@ -75,6 +76,33 @@ def test_a_token_that_others_can_touch_is_refused(data: Path, bits: int) -> None
         with pytest.raises(ConfigurationError, match=r"by others.*Delete the file") as caught:
             read()
         assert caught.value.file == str(file)
+
+
+@posix
+@pytest.mark.parametrize("bits", [0o620, 0o602, 0o666])
+def test_a_pointer_that_others_can_change_is_refused(data: Path, bits: int) -> None:
+    """It could lead to another's token and certificate: the error has the cure."""
+    read_or_make_token(data)
+    publish_port(8188, data, certificate=data / "shown.pem")
+    pointer = home_folder() / "ports" / "8188"
+    pointer.chmod(bits)
+    for read in (token_of_port, certificate_of_port):
+        with pytest.raises(ConfigurationError, match=r"8188.*by others.*Delete the file") as caught:
+            read(8188)
+        assert caught.value.file == str(pointer)
+    forget_port(8188, data)
+    publish_port(8188, data, certificate=data / "shown.pem")
+    assert certificate_of_port(8188) == data / "shown.pem"
+
+
+@posix
+def test_a_pointer_of_another_user_is_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever left it there, it was not the gateway of this user."""
+    publish_port(8188, data, certificate=data / "shown.pem")
+    monkeypatch.setattr(os, "getuid", lambda: (home_folder() / "ports").stat().st_uid + 1)
+    for read in (token_of_port, certificate_of_port):
+        with pytest.raises(ConfigurationError, match="by others"):
+            read(8188)
 
 
 @pytest.mark.parametrize("content", ["", "ab", "no hex", "00" * (TOKEN_BYTES - 1), "ff" * 64, "é"])

@@ -384,6 +384,7 @@ class TestLogin:
         text = pointer.read_text()
         hub.stop()
         pointer.write_text(text)
+        pointer.chmod(0o600)
         with socket.create_server(("127.0.0.1", hub.port)) as server:
 
             def answer() -> None:

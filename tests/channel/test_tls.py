@@ -723,3 +723,11 @@ def test_a_stopped_gateways_port_is_free(rig: Rig, folder: Folder) -> None:
     hub.start()
     assert client.request("ACME", "echo", 1).get() == 1
     assert time.monotonic() > before
+
+
+def test_port_is_taken_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has SO_EXCLUSIVEADDRUSE, as Windows, it is set, and not SO_REUSEADDR."""
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)
+    with closing(listener._bound(socket.AF_INET, ("127.0.0.1", 0))) as bound:
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert not bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 import time
@@ -42,6 +43,25 @@ class TestStarting:
                 handles = [client.request("ACME", "echo", n) for n in range(500)]
                 assert await asyncio.gather(*handles) == list(range(500))
         assert not any(hub.stats().values())
+
+    @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
+    @pytest.mark.parametrize(
+        ("folder", "database"),
+        [(0o700, 0o600), (0o750, 0o600), (0o722, 0o600), (0o700, 0o640), (0o700, 0o602)],
+    )
+    def test_a_folder_that_others_can_get_at(
+        self, rig: Rig, caplog: pytest.LogCaptureFixture, folder: int, database: int
+    ) -> None:
+        """The log says so at the start, with the cure; what is the owner's alone is not named."""
+        hub = rig.gateway({})
+        assert "chmod" not in caplog.text
+        hub.stop()
+        file = hub.data / "headgate.db"
+        hub.data.chmod(folder)
+        file.chmod(database)
+        hub.start()
+        assert (f"chmod 700 {hub.data}\n" in caplog.text) is (folder != 0o700)
+        assert (f"chmod 600 {file}\n" in caplog.text) is (database != 0o600)
 
     def test_a_blocking_start_is_refused_on_a_loop(self, rig: Rig) -> None:
         """start() in asyncio code names `async with`."""

@@ -97,12 +97,17 @@ def forget_port(port: int, data: Path) -> None:
         token, _ = _read_pointer(port)
         if token == str((data / "local-token").resolve()):
             pointer.unlink()
-    except FileNotFoundError:
+    except (FileNotFoundError, ConfigurationError):
         pass
 
 
 def token_of_port(port: int) -> bytes | None:
-    """Return the token of this user's gateway on a port, None if there is none."""
+    """
+    Return the token of this user's gateway on a port, None if there is none.
+
+    Raises:
+        ConfigurationError: Others can read the token or change the pointer.
+    """
     try:
         file, _ = _read_pointer(port)
         return _read_private(Path(file)) if file else None
@@ -115,6 +120,9 @@ def certificate_of_port(port: int) -> Path | None:
     Return the certificate that this user's gateway on a port shows, None if it has no TLS.
 
     Where the pointer cannot be read there is none either: who needs the token is told why.
+
+    Raises:
+        ConfigurationError: Others can change the pointer.
     """
     try:
         _, certificate = _read_pointer(port)
@@ -129,7 +137,14 @@ _AND = "\0"
 
 def _read_pointer(port: int) -> tuple[str, str]:
     """Return the places of token and certificate; a pointer of an earlier release has only one."""
-    token, _, certificate = _pointer(port).read_text("utf-8").partition(_AND)
+    pointer = _pointer(port)
+    if _is_open(pointer, 0o022):
+        raise ConfigurationError(
+            f"The pointer of port {port} can be changed by others, so it proves nothing",
+            cure="Delete the file and start the gateway again: it makes a new one",
+            file=str(pointer),
+        )
+    token, _, certificate = pointer.read_text("utf-8").partition(_AND)
     return token, certificate
 
 
@@ -147,15 +162,21 @@ def _write_private(file: Path, text: str) -> None:
     draft.replace(file)
 
 
+def _is_open(file: Path, bits: int) -> bool:
+    """Whether a file is another user's, or others have one of these rights; POSIX alone knows."""
+    if not hasattr(os, "getuid"):
+        return False
+    status = file.stat()
+    return status.st_uid != os.getuid() or bool(status.st_mode & bits)
+
+
 def _read_private(file: Path) -> bytes:
-    if hasattr(os, "getuid"):
-        status = file.stat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise ConfigurationError(
-                "The owner's local token can be read by others, so it proves nothing",
-                cure="Delete the file and start the gateway again: it makes a new one",
-                file=str(file),
-            )
+    if _is_open(file, 0o077):
+        raise ConfigurationError(
+            "The owner's local token can be read by others, so it proves nothing",
+            cure="Delete the file and start the gateway again: it makes a new one",
+            file=str(file),
+        )
     try:
         token = bytes.fromhex(file.read_text("ascii"))
     except ValueError:

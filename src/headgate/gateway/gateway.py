@@ -367,6 +367,7 @@ class Gateway:
     def _open_files(self) -> None:
         assert self._loop is not None
         self._store.open()
+        self._store.warn()
         if self._rules is not None:
             # The zones of the configuration first: rules of the database name them, too.
             self._configure_rules(self.settings)

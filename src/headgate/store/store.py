@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -26,6 +29,8 @@ from headgate.store.writer import Writer
 __all__ = ["Store", "read_folder"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger("headgate.store")
 
 FILE_NAME = "headgate.db"
 """Name of the database in the data folder."""
@@ -82,6 +87,15 @@ class Store:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+    def warn(self) -> None:
+        """Log that others can read or write the folder or the database; POSIX alone tells."""
+        for path, mode in (self.folder, 0o700), (self.folder / FILE_NAME, 0o600):
+            if os.name == "posix" and (found := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+                logger.warning(
+                    "Others on this machine can get at %s, its mode is %03o: chmod %o %s",
+                    *(path, found, mode, path),
+                )
 
     def __enter__(self) -> Self:
         self.open()
