@@ -22,8 +22,9 @@ from headgate.gateway.limits import Limiter, TokenBucket
 from headgate.gateway.port import Listening, Port
 from headgate.gateway.sessions import ClientSession, Sessions, Switchboard
 from headgate.security.audit import Record, Recorder
+from headgate.security.certificates import Certificate
 from headgate.security.identities import Identities, Login
-from headgate.security.identity import OWNER_ROLE
+from headgate.security.identity import OWNER_ROLE, gateway_itself
 from headgate.store import Store
 from headgate.wire.chunks import Allowance
 from headgate.wire.frames import Hello
@@ -94,6 +95,7 @@ class Reception:
             data=data,
             make_channel=lambda: ServerChannel(self),
             refused=self.refused,
+            renewed=self._renewed,
         )
         """Where it listens."""
         self.identities: Identities
@@ -226,6 +228,18 @@ class Reception:
                 method="" if hello is None else hello.method,
                 address=peer.address,
                 detail=f"{peer}: {reason}",
+            )
+        )
+
+    def _renewed(self, certificate: Certificate) -> None:
+        """Record what new connections trust from now on: whoever changed the files is not known."""
+        self._recorder.record(
+            Record.by(
+                gateway_itself(self.name),
+                "administered",
+                target="certificate",
+                outcome="changed",
+                detail=f"SHA-256 {certificate.fingerprint}, ends on {certificate.ends.isoformat()}",
             )
         )
 

@@ -50,8 +50,8 @@ def redacted(value: Any, patterns: Sequence[str] = ()) -> Any:
     """
     Return what stands for a value in JSON, without the values of redacted keys.
 
-    They are those that match `SECRET_KEYS` or one of the patterns. Bytes, tables and arrays are only
-    described: no key would tell what is in them.
+    They are those that match `SECRET_KEYS` or one of the patterns. Bytes, tables and arrays are
+    only described: no key would tell what is in them.
     """
     return _plain(value, _matcher((*SECRET_KEYS, *patterns)))
 
