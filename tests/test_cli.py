@@ -992,6 +992,44 @@ def test_ps_shows_abandoned_runs_and_queues(project: Path) -> None:
     assert shown.endswith("1 abandoned: the request is over, the handler has not returned.\n")
 
 
+def test_lists_for_who_may_not_administer(project: Path, tmp_path: Path) -> None:
+    """Others than administrators see runs without names, and files without folders."""
+    messages = project / "A" / "messages"
+    messages.mkdir(parents=True)
+    (messages / "hold.py").write_text(
+        "def handleMessage(payload, context):\n    system.util.globals['go'].wait(20)\n"
+    )
+    (tmp_path / "password").write_text("correct horse")
+    log_in = ("--user", "ben", "--password-file", str(tmp_path / "password"))
+    with (
+        headgate.Gateway(projects=project, port=0) as gateway,
+        headgate.connect(gateway.url, host_name="panel-7") as client,
+    ):
+        go = gateway.globals["go"] = threading.Event()
+        order = {"name": "ben", "password": "correct horse"}
+        client.request("@gateway", "user_add", order).get()
+        handle = client.request("A", "hold")
+        while not gateway.running()["running"]:
+            pass
+        shown = {
+            who: [
+                invoke(command, "--url", gateway.url, *options).stdout
+                for command in ("ps", "handlers")
+            ]
+            for who, options in {"owner": (), "ben": log_in}.items()
+        }
+        go.set()
+        handle.get()
+    runs, handlers = shown["owner"]
+    assert " at panel-7" in runs
+    assert str(messages) in "".join(handlers.split())
+    runs, handlers = shown["ben"]
+    assert re.search(r"^ +A +hold +running .* another user *$", runs, flags=re.MULTILINE)
+    assert "panel-7" not in runs
+    assert re.search(r"A +hold +Shared +hold\.py *$", handlers, flags=re.MULTILINE)
+    assert str(tmp_path) not in handlers
+
+
 def test_ps_shows_a_stack(plant: Plant) -> None:
     """`headgate ps --stack ID` prints where a handler is, also for machines."""
     with busy(plant) as request_id:

@@ -29,7 +29,7 @@ import headgate
 from headgate.channel import protocol
 from headgate.channel.local import is_loopback
 from headgate.errors import ConfigurationError, GatewayUnreachable, PermissionDenied
-from headgate.gateway.limits import TokenBucket
+from headgate.gateway.rows import Rows
 from headgate.wire.frames import (
     Batch,
     Call,
@@ -252,8 +252,8 @@ class TestGarbage:
         self, hub: headgate.Gateway, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Refusals beyond a rate are counted, and have no rows of their own."""
-        bucket = TokenBucket("refusals", rate=1e-6, burst=3)
-        monkeypatch.setattr(hub._reception, "_refusals", bucket)
+        few = Rows("refusals", hub._reception.limiter.excess, rate=1e-6, burst=3)
+        monkeypatch.setattr(hub._reception, "_refusals", few)
         for _ in range(10):
             talk(hub, b"garbage\r\n\r\n")
         assert sum(record.event == "refused" for record in records.records) == 3

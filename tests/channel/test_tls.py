@@ -25,6 +25,7 @@ from headgate.gateway import port
 from headgate.gateway.config import Http, Settings, Tls
 from headgate.gateway.limits import Limits
 from headgate.security import certificates
+from headgate.security.audit import Record
 from headgate.security.certificates import Certificate, Folder, names_of_this_machine
 
 if TYPE_CHECKING:
@@ -547,6 +548,24 @@ class TestRenewal:
         folder.renew(["hub.plant.example"])
         new = Certificate.of_file(folder.server).fingerprint
         rig.until(lambda: self.shown(hub, folder) == new)
+
+    def test_what_is_taken_is_recorded(self, rig: Rig, folder: Folder, records: Records) -> None:
+        """A row for each renewal, with fingerprint and end; none for a start or a bad file."""
+        hub = serve(rig, folder, records)
+
+        def told() -> list[Record]:
+            return [each for each in list(records.records) if each.target == "certificate"]
+
+        for count in (1, 2):
+            folder.server.write_text("-----BEGIN CERTIFICATE-----\n")
+            folder.renew(["hub.plant.example"])
+            new = Certificate.of_file(folder.server)
+            rig.until(lambda new=new: self.shown(hub, folder) == new.fingerprint)
+            rig.until(lambda count=count: len({each.detail for each in told()}) == count)
+            assert told()[-1].event == "administered"
+            assert told()[-1].user == "gateway:hub"
+            assert new.fingerprint in told()[-1].detail
+            assert new.ends.isoformat() in told()[-1].detail
 
     def test_new_names_count_at_once(self, rig: Rig, hub: headgate.Gateway, folder: Folder) -> None:
         """A renewed certificate's names are names of the gateway."""

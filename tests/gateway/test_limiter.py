@@ -28,6 +28,8 @@ from headgate.gateway import excess, limits
 from headgate.gateway.config import Settings
 from headgate.gateway.excess import LIMITS, MAX_ROWS, Excess
 from headgate.gateway.limits import OWNER_RESERVE, Limiter, Limits, TokenBucket
+from headgate.gateway.rows import MOST_USERS
+from headgate.gateway.rows import Rows as OfTheirOwn
 from headgate.security.audit import Record
 from headgate.wire.frames import Hello
 from headgate.wire.session import Credit
@@ -617,13 +619,44 @@ def test_a_recorder_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert len(rows.rows) == 1
 
 
+def test_what_has_a_row_of_its_own_is_limited_for_each_user() -> None:
+    """One user's flood takes no row from another one; what nobody would tell of has a row."""
+    later, rows = Later(), Rows()
+    counted = Excess(rows)
+    each = OfTheirOwn("failures", counted, rate=NEVER, burst=3)
+    assert [each.take(user="ann") for _ in range(5)] == [True] * 5
+    counted.start(later)
+    assert [each.take(user="ann") for _ in range(5)] == [False] * 5
+    assert [each.take(user="ben") for _ in range(4)] == [True] * 3 + [False]
+    later.run()
+    assert [(row.event, row.user, row.outcome, row.detail.split()[0]) for row in rows.rows] == [
+        ("limited", "ann", "failures", "5"),
+        ("limited", "ben", "failures", "1"),
+    ]
+    counted.stop()
+    assert each.take(user="ann")
+
+
+def test_quiet_users_are_forgotten() -> None:
+    """However many users there have been, the table is small; who was not quiet is kept."""
+    counted = Excess(Rows())
+    counted.start(Later())
+    each = OfTheirOwn("failures", counted, rate=1e9, burst=1)
+    each._buckets["ann"] = TokenBucket("failures", rate=NEVER, burst=1)
+    assert each.take(user="ann")
+    for number in range(3 * MOST_USERS):
+        each.take(user=str(number))
+    assert len(each._buckets) <= MOST_USERS + 1
+    assert not each.take(user="ann")
+
+
 def test_the_counters_are_told(rig: Rig) -> None:
     """Whoever may see the gateway may see its counters: one for each limit."""
     hub = rig.gateway({})
     client = rig.client(hub)
     assert client.request("@gateway", "counters").get() == dict.fromkeys(LIMITS, 0)
     named = {limit for limit in LIMITS if not hasattr(Limits(), limit)}
-    assert named == {"logins", "refusals"}
+    assert named == {"logins", "refusals", "failures"}
 
 
 def test_rows_come_while_the_gateway_runs(

@@ -861,3 +861,21 @@ class TestDecorator:
         """The text has the setting, the value and what to write."""
         with pytest.raises(ValueError, match=r"timeout cannot be .* Write seconds, more than 0"):
             handler(timeout=value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("raised at /srv/my plant/A/library/x.py:7", "raised at x.py:7"),
+        ("No such file or directory: '/etc/secrets/key'", "No such file or directory: 'key'"),
+        (r"cannot open C:\data\site\a.csv", "cannot open a.csv"),
+        ("is a / b, and/or line/3/start", "is a / b, and/or line/3/start"),
+    ],
+)
+def test_a_problem_without_folders(text: str, told: str) -> None:
+    """Names of files stay, what stands before them goes; other slashes are none of a path."""
+    folder = "/srv/my plant/A/library"
+    problem = Problem(project="A", file=f"{folder}/x.py", what=text, cure=text)
+    shown = problem.without_folders()
+    assert (shown.file, shown.what, shown.cure) == ("x.py", told, told)
+    assert Problem(project="A", what=text).without_folders().file == ""

@@ -26,6 +26,7 @@ from headgate.security.audit import AuditLog, AuditSettings, log
 from headgate.security.audit.journal import Places
 from headgate.security.audit.verify import verify
 from headgate.security.identities import Identities
+from headgate.security.identity import own_user
 from headgate.security.policy import Action
 
 if TYPE_CHECKING:
@@ -161,6 +162,26 @@ class TestWhatIsRecorded:
         told = {record.name for record in caplog.records if "DE00-1234" in record.getMessage()}
         assert "headgate.handlers" in told
         assert ("headgate.audit" in told) == payloads
+
+    @pytest.mark.parametrize(
+        ("audit", "summed"),
+        [({}, True), ({"requests": "none"}, True), ({"requests": "all"}, False)]
+        + [({"strict": True}, False)],
+    )
+    def test_a_flood_of_one_user(self, rig: Rig, audit: dict[str, Any], summed: bool) -> None:
+        """Beyond a number its refused requests are added up, and none is missing."""
+        hub = rig.gateway({}, policy=Forbidding(), config=audited(**audit))
+        client = rig.client(hub)
+        handles = [client.request("secret", "x") for _ in range(1_500)]
+        assert all(isinstance(handle.getError(), PermissionDenied) for handle in handles)
+        hub.stop()
+        refused = len(rows(rig, hub, "refused"))
+        sums = rows(rig, hub, "limited")
+        assert refused + sum(int(row["detail"].split()[0]) for row in sums) == 1_500
+        assert (1_000 <= refused < 1_500) if summed else refused == 1_500
+        for row in sums:
+            assert (row["outcome"], row["user"]) == ("failures", own_user())
+        assert hub.counters()["failures"] == 1_500 - refused
 
     def test_messages(self, rig: Rig) -> None:
         """A message is told from a request."""

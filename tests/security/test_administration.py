@@ -173,6 +173,18 @@ async def test_what_is_not_there(desk: Desk, action: str, payload: Any) -> None:
         await desk.administration.administer(action, payload, ADMIN)
 
 
+@pytest.mark.parametrize("name", ["Jörg", "jörg", "JO\u0308RG"])
+async def test_the_gateways_own_user_has_no_account(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Rules that name a user could not tell them apart; however it is written, the cure is told."""
+    monkeypatch.setattr("getpass.getuser", lambda: "Jörg")
+    with pytest.raises(PayloadError, match=r"user that the gateway runs as.*choose another one"):
+        await desk.user(name)
+    assert not desk.identities.accounts.users
+    await desk.user(name + "-1")
+
+
 async def test_mark_has_one_user(desk: Desk) -> None:
     """A key or a name in certificates is one user's."""
     await desk.user("ada")

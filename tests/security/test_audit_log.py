@@ -430,6 +430,24 @@ def test_it_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(row["event"] == "failed" for row in rows(Places(tmp_path))) == 1_000
 
 
+def test_secrets_are_left_out_whatever_is_set(tmp_path: Path) -> None:
+    """The setting adds patterns to those that there are, and takes none away."""
+    secrets = {"Password": "a", "api_key": "b", "nested": [{"user_pin": "c"}], "authorization": "d"}
+    for patterns in ((), ("recipe",)):
+        with AuditLog(tmp_path, AuditSettings(redact=patterns)) as log:
+            log.record(Record("failed", payload=encode({**secrets, "recipe": 1, "level": 5})))
+    shown = [row["payload"] for row in rows(Places(tmp_path)) if row["event"] == "failed"]
+    for payload, recipe in zip(shown, (1, "(left out)"), strict=True):
+        assert payload == {
+            "Password": "(left out)",
+            "api_key": "(left out)",
+            "nested": [{"user_pin": "(left out)"}],
+            "authorization": "(left out)",
+            "recipe": recipe,
+            "level": 5,
+        }
+
+
 def test_settings_are_followed_at_once(tmp_path: Path) -> None:
     """Without a new start: what is redacted from now on."""
     with AuditLog(tmp_path, AuditSettings(redact=())) as log:

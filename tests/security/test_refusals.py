@@ -6,6 +6,7 @@ import difflib
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -17,6 +18,7 @@ from headgate.gateway import dispatch
 from headgate.gateway.dispatch import Dispatch
 from headgate.network.memory import MemoryNetwork
 from headgate.runtimes.gate import Gate
+from headgate.security.identity import own_user
 from headgate.security.policy import Permission, RulePolicy
 from headgate.security.zones import Zone
 from headgate.wire.frames import Fault
@@ -280,6 +282,93 @@ class TestLists:
             "ps": ["ACME"],
         }
         assert len(hub.problems) == len(hub.running()["running"]) == 2
+        hub.globals["go"].set()
+
+
+PASSWORD = "correct horse"
+
+
+class TestWhoElseIsAtWork:
+    """Other people, and the gateway's folders, are for those who may administer it."""
+
+    @pytest.fixture
+    def hub(self, rig: Rig) -> headgate.Gateway:
+        """A gateway with the user ben."""
+        scripts = {
+            "ACME/bad": "raise OSError('at ' + __file__)",
+            "ACME/hold": rig.HOLD,
+            "ACME/outer": "def handleMessage(p): system.util.sendRequest('SECRET', 'hold', p)",
+            "SECRET/hold": rig.HOLD,
+        }
+        rules = [Permission(allow=False, handlers=("SECRET/*",), actions=("see",))]
+        hub = rig.gateway(scripts, policy=RulePolicy(rules))
+        order = {"name": "ben", "password": PASSWORD}
+        rig.client(hub).request("@gateway", "user_add", order).get()
+        return hub
+
+    def at_work(self, rig: Rig, hub: headgate.Gateway) -> dict[str, headgate.Client]:
+        """The owner and ben, who both have a run of ACME/hold."""
+        clients = {
+            "owner": rig.client(hub, host_name="panel-7"),
+            "ben": rig.client(hub, host_name="desk-1", username="ben", password=PASSWORD),
+        }
+        for client in clients.values():
+            client.request("ACME", "hold", {})
+            hub.globals["running"].get(timeout=20)
+        return clients
+
+    def test_runs_of_others_have_no_names(self, rig: Rig, hub: headgate.Gateway) -> None:
+        """Whoever may not administer sees that they run, and its own ones whole."""
+        clients = self.at_work(rig, hub)
+        clients["owner"].request("ACME", "outer", {})
+        hub.globals["running"].get(timeout=20)
+        told = {who: c.request("@gateway", "ps").get()["running"] for who, c in clients.items()}
+        assert {(r["handler"], r["host"]) for r in told["owner"]} == {
+            *(("hold", "panel-7"), ("hold", "desk-1"), ("outer", "panel-7"))
+        }
+        assert all(row["user"] and row["session"] and row["id"] for row in told["owner"])
+        (own,) = [row for row in told["ben"] if row["user"]]
+        (same,) = [row for row in told["owner"] if row["user"] == "ben"]
+        assert own.items() >= {k: v for k, v in same.items() if "seconds" not in k}.items()
+        others = [row for row in told["ben"] if not row["user"]]
+        assert sorted(row["handler"] for row in others) == ["hold", "outer"]
+        session = clients["owner"].session_id
+        for secret in ("panel-7", f"'{own_user()}'", str(session), "SECRET"):
+            assert secret not in str(others)
+        hub.globals["go"].set()
+
+    def test_folders_are_not_told(self, rig: Rig, hub: headgate.Gateway) -> None:
+        """In lists, problems and hints others get names of files alone; who administers, paths."""
+        clients = {
+            "owner": rig.client(hub),
+            "ben": rig.client(hub, username="ben", password=PASSWORD),
+        }
+        folder = str(rig.folder)
+        for who, client in clients.items():
+            told = {
+                "handlers": client.request("@gateway", "handlers").get(),
+                "problems": client.request("@gateway", "problems").get(),
+                "hint": str(client.request("ACME", "none").getError()),
+                "broken": str(client.request("ACME", "bad").getError()),
+            }
+            for name, value in told.items():
+                assert (folder in str(value)) is (who == "owner"), (who, name, value)
+            files = [Path(row["file"]).name for row in told["handlers"]]
+            assert files == ["hold.py", "outer.py"]
+            (problem,) = told["problems"]
+            assert Path(problem["file"]).name == "bad.py"
+            assert "OSError" in problem["what"]
+            assert "bad.py" in told["broken"]
+
+    def test_a_rule_gives_it(self, rig: Rig, hub: headgate.Gateway) -> None:
+        """Whoever may administer the list it asks for sees all of it, and no other one."""
+        rule = {"allow": True, "users": ["ben"], "actions": ["administer"]}
+        order = {**rule, "handlers": ["@gateway/ps"]}
+        rig.client(hub).request("@gateway", "permission_add", order).get()
+        ben = self.at_work(rig, hub)["ben"]
+        running = ben.request("@gateway", "ps").get()["running"]
+        assert {row["host"] for row in running} == {"panel-7", "desk-1"}
+        assert str(rig.folder) not in str(ben.request("@gateway", "handlers").get())
         hub.globals["go"].set()
 
 

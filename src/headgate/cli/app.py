@@ -419,6 +419,8 @@ def ps(
     is over, but a thread cannot be stopped. 8 abandoned threads of one project
     make its thread handlers answer Overloaded.
 
+    Of other people's runs only an administrator is shown whose they are.
+
     --json prints {"running": […], "queued": […]}; with --stack the run with its
     stack, a list of lines.
     """

@@ -48,7 +48,8 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     state = row["state"]
     if row["waits_for"]:
         state += f" for {row['waits_for']}"
-    caller = f"{row['user']} at {row['host']}" if row["host"] else row["user"]
+    user = row["user"] or "another user"
+    caller = f"{user} at {row['host']}" if row["host"] else user
     return (
         row["id"],
         row["project"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import msgspec
@@ -12,8 +13,11 @@ from headgate.gateway.config import Settings
 from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
+from headgate.gateway.project import Problem
 from headgate.gateway.running import Running
 from headgate.invocation import Caller
+from headgate.scope import GATEWAY_PROJECT
+from headgate.security.identity import ANONYMOUS
 from headgate.security.policy import Action, Policy, allows
 from headgate.security.rules import Operation
 
@@ -67,19 +71,36 @@ def builtins(
         hosting: Its projects.
         running: What runs.
         operations: What administers it, by name.
-        policy: Whoever asks is told of those handlers alone that it lets them ``see``.
+        policy: Whoever asks is told of those handlers alone that it lets them ``see``; of folders,
+            and of who else is at work, if it lets them ``administer`` what they ask.
     """
+
+    def administers(caller: Caller, name: str) -> bool:
+        return allows(policy, caller, "administer", GATEWAY_PROJECT, name)
 
     def visible(rows: Iterable[Mapping[str, Any]], caller: Caller) -> list[Mapping[str, Any]]:
         return [
             row for row in rows if allows(policy, caller, "see", row["project"], row["handler"])
         ]
 
+    def handlers(payload: Any, caller: Caller) -> Any:
+        rows = visible(_handlers(hosting), caller)
+        if administers(caller, "handlers"):
+            return rows
+        return [{**row, "file": PurePath(row["file"]).name} for row in rows]
+
     def problems(payload: Any, caller: Caller) -> Any:
-        return visible(map(msgspec.structs.asdict, hosting.problems), caller)
+        found: Iterable[Problem] = hosting.problems
+        if not administers(caller, "problems"):
+            found = (problem.without_folders() for problem in found)
+        return visible(map(msgspec.structs.asdict, found), caller)
 
     def running_table(payload: Any, caller: Caller) -> Any:
-        return {name: visible(rows, caller) for name, rows in running.table().items()}
+        found = {name: visible(rows, caller) for name, rows in running.table().items()}
+        if not administers(caller, "ps"):
+            rows = found["running"]
+            found["running"] = [row if _is_own(row, caller) else {**row, **_NOBODY} for row in rows]
+        return found
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
@@ -89,7 +110,7 @@ def builtins(
 
     return {
         "counters": Builtin(lambda _: gateway.counters()),
-        "handlers": Builtin(lambda _, caller: visible(_handlers(hosting), caller), for_caller=True),
+        "handlers": Builtin(handlers, for_caller=True),
         "problems": Builtin(problems, for_caller=True),
         "ps": Builtin(running_table, for_caller=True),
         "reload": Builtin(reload, action="administer"),
@@ -102,6 +123,21 @@ def builtins(
             for name, operation in operations.items()
         },
     }
+
+
+_NOBODY: dict[str, Any] = {
+    # The ids begin with the session.
+    **dict.fromkeys(("id", "request_id", "user", "host", "session"), ""),
+    "waits_for": None,
+    "gateway": [],
+}
+"""What is shown of other people's runs in place of what tells who they are, and what they do."""
+
+
+def _is_own(row: Mapping[str, Any], caller: Caller) -> bool:
+    if caller.method == ANONYMOUS and row["session"] != caller.session:
+        return False
+    return bool(row["user"] == caller.user and row["gateway"] == list(caller.gateway))
 
 
 def _settings(gateway: Told) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from headgate.errors import (
 from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosted import Hosted
+from headgate.gateway.project import Problem
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
@@ -255,7 +256,8 @@ class Dispatch:
         self, invocation: Invocation, action: Action, hosted: Hosted
     ) -> HandlerNotFound:
         caller, name, project = invocation.caller, invocation.handler, hosted.project
-        found = _not_loaded(hosted, name)
+        in_full = allows(self._policy, caller, "administer", GATEWAY_PROJECT, "handlers")
+        found = _not_loaded(hosted, name, in_full=in_full)
         if found is not None:
             return found
 
@@ -265,7 +267,7 @@ class Dispatch:
         return HandlerNotFound(
             f'The message handler "{name}" could not be found in project {project.name!r}. '
             f"{_nearest(name, project.handlers, is_shown)}"
-            f"Its scripts are in {project.path / 'messages'}"
+            f"Its scripts are in {project.path / 'messages' if in_full else 'its folder messages'}"
         )
 
     def _narrow(self, invocation: Invocation, gate: Gate) -> None:
@@ -496,19 +498,30 @@ def _too_long(invocation: Invocation) -> DeadlockError:
     )
 
 
-def _not_loaded(hosted: Hosted, name: str) -> HandlerNotFound | None:
-    """Return the error for a handler that is in the files and does not serve, None without one."""
+def _not_loaded(hosted: Hosted, name: str, *, in_full: bool) -> HandlerNotFound | None:
+    """
+    Return the error for a handler that is in the files and does not serve, None without one.
+
+    Args:
+        hosted: The project.
+        name: The handler.
+        in_full: Whether to name folders.
+    """
     project = hosted.project
     subject = f"The message handler {name!r} of project {project.name!r}"
     # A problem without a handler is the project's own: nothing of it may serve.
+
+    def told(problem: Problem) -> Problem:
+        return problem if in_full else problem.without_folders()
+
     problems = [p for p in hosted.problems if p.handler in (name, "")]
     broken = next((p for p in problems if p.handler or not project.handlers), None)
     if broken is not None:
-        return HandlerNotFound(f"{subject} could not be loaded: {broken}")
+        return HandlerNotFound(f"{subject} could not be loaded: {told(broken)}")
     script = os.path.join(project.path, "messages", f"{name}.py")
     if ".." not in name and not os.path.isabs(name) and os.path.exists(script):
         if hosted.refused is not None:
-            return HandlerNotFound(f"{subject} waits for a correction: {hosted.problems[0]}")
+            return HandlerNotFound(f"{subject} waits for a correction: {told(hosted.problems[0])}")
         return HandlerNotFound(f"{subject} came after the project was loaded. See: headgate reload")
     return None
 

@@ -15,6 +15,7 @@ logger = logging.getLogger("headgate.gateway")
 LIMITS = (
     "connections",
     "connections_per_address",
+    "failures",
     "in_flight",
     "login_seconds",
     "logins",
@@ -29,9 +30,16 @@ LIMITS = (
 """
 The limits that have a counter, as their settings are named.
 
-Two are none of them: ``logins``, which came while too many were considered, or after wrong ones;
-and ``refusals``, connections and logins that were refused while the audit had rows of many others.
+Three are none of them: ``logins``, which came while too many were considered, or after wrong ones;
+``refusals``, connections and logins that were refused while the audit had rows of many others; and
+``failures``, a user's refused and failed requests while the audit had rows of many others of them.
 """
+
+_SUMMED = {
+    "refusals": "connections and logins were refused within {} s, beyond those with a row each",
+    "failures": "requests were refused or failed within {} s, beyond those with a row each",
+}
+"""What is told of the limits that are no settings and stand for rows of the audit."""
 
 ROW_SECONDS = 1.0
 """Seconds that one row of the audit tells of."""
@@ -76,7 +84,7 @@ class Excess:
             self._timer.cancel()
         self._write()
 
-    def add(self, limit: str, *, user: str = "", address: str = "", number: int = 1) -> None:
+    def add(self, limit: str, *, user: str = "", address: str = "", number: int = 1) -> bool:
         """
         Count what was refused.
 
@@ -85,16 +93,20 @@ class Excess:
             user: Who it was, if that is known.
             address: The IP address.
             number: How many requests, connections or logins.
+
+        Returns:
+            Whether a row will tell of it.
         """
         self.counters[limit] += number
         if self._recorder is None or self._later is None:
-            return
+            return False
         rows, key = self._rows, (limit, user, address)
         if key not in rows and len(rows) >= MAX_ROWS:
             key = (limit, "", "")
         rows[key] = rows.get(key, 0) + number
         if self._timer is None:
             self._timer = self._later(ROW_SECONDS, self._write)
+        return True
 
     def _write(self) -> None:
         self._timer = None
@@ -105,7 +117,7 @@ class Excess:
                 user=user,
                 address=address,
                 outcome=limit,
-                detail=f"{number} refused within {ROW_SECONDS:g} s by limits.{limit}",
+                detail=f"{number} {_told(limit)}",
             )
             self._record(record)
 
@@ -116,3 +128,7 @@ class Excess:
         except Exception:
             # The limits hold whether or not it can be written down.
             logger.exception("A record was lost: %s", record)
+
+
+def _told(limit: str) -> str:
+    return _SUMMED.get(limit, f"refused within {{}} s by limits.{limit}").format(f"{ROW_SECONDS:g}")

@@ -294,6 +294,7 @@ class Gateway:
         self._requests = Requests(
             recorder=self._recorder,
             audit=self.settings.audit,
+            excess=self._reception.limiter.excess,
             later=loop.call_later,
             on_work=running.watchdog.wake,
         )

@@ -20,7 +20,7 @@ from headgate.channel.site import Site
 from headgate.errors import ConfigurationError
 from headgate.gateway.config import Http, Tls
 from headgate.gateway.tls import ServerTls
-from headgate.security.certificates import Folder, names_of_this_machine
+from headgate.security.certificates import Certificate, Folder, names_of_this_machine
 
 __all__ = ["Listening", "Port"]
 
@@ -68,6 +68,7 @@ class Port:
         data: The gateway's own folder.
         make_channel: Makes the protocol of a connection.
         refused: Is told of connections that come to nothing before they have one.
+        renewed: Is told, on the event loop, of the certificate when files that changed are taken.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Port:
         data: Path,
         make_channel: Callable[[], ServerChannel],
         refused: Callable[[Peer, str], None],
+        renewed: Callable[[Certificate], None],
     ) -> None:
         self.number = settings.port
         """The port's number."""
@@ -88,6 +90,7 @@ class Port:
         self._data = data
         self._make_channel = make_channel
         self._refused = refused
+        self._renewed = renewed
         self._tls: ServerTls | None = None
         self._listener: Listener | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -163,6 +166,7 @@ class Port:
     async def look(self) -> None:
         """Take the files of the certificate for new connections, if they have changed."""
         if self._tls is not None and await asyncio.to_thread(self._tls.look):
+            self._renewed(self._tls.certificate)
             await asyncio.to_thread(self._find_names)
 
     def _hosts(self) -> list[str]:

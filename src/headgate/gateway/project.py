@@ -7,8 +7,9 @@ Every load of a project makes a generation that is independent of those before i
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -18,6 +19,10 @@ from headgate.gateway.library import Library
 from headgate.handler import HandlerSettings, known_names
 
 __all__ = ["Handler", "Problem", "Project", "Projects", "zone_problems"]
+
+
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])+")
+"""The folders of a path that is absolute, in a text."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +50,21 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
             line=error.line,
             what=error.problem,
             cure=error.cure,
+        )
+
+    def without_folders(self) -> Problem:
+        """Return what may be told to whoever has no business with the gateway's files."""
+        file = PurePath(self.file)
+        folder = "" if file.parent == file else str(file.parent)
+
+        def told(text: str) -> str:
+            # The known folder first: its name may have spaces.
+            for separator in "/\\":
+                text = text.replace(folder + separator, "") if folder else text
+            return _FOLDERS.sub("", text)
+
+        return msgspec.structs.replace(
+            self, file=file.name, what=told(self.what), cure=told(self.cure)
         )
 
     def __str__(self) -> str:

@@ -18,12 +18,14 @@ from headgate.channel.turns import Turns
 from headgate.errors import GatewayUnreachable, Overloaded, PermissionDenied
 from headgate.gateway.config import Settings
 from headgate.gateway.excess import Excess, Timer
-from headgate.gateway.limits import Limiter, TokenBucket
+from headgate.gateway.limits import Limiter
 from headgate.gateway.port import Listening, Port
+from headgate.gateway.rows import Rows
 from headgate.gateway.sessions import ClientSession, Sessions, Switchboard
 from headgate.security.audit import Record, Recorder
+from headgate.security.certificates import Certificate
 from headgate.security.identities import Identities, Login
-from headgate.security.identity import OWNER_ROLE
+from headgate.security.identity import OWNER_ROLE, gateway_itself
 from headgate.store import Store
 from headgate.wire.chunks import Allowance
 from headgate.wire.frames import Hello
@@ -31,12 +33,6 @@ from headgate.wire.handshake import Credentials, welcome
 from headgate.wire.session import MAX_MESSAGE, Session
 
 __all__ = ["Reception"]
-
-REFUSALS_A_SECOND = 20.0
-"""Of those who are not let in, how many a second are recorded one by one, on average."""
-
-MOST_REFUSALS = 1_000.0
-"""How many at once; what is more is added up: who cannot log in must not fill the disk."""
 
 TURN_SESSIONS = 16
 """Lost sessions that are seen to in one turn of the event loop."""
@@ -94,6 +90,7 @@ class Reception:
             data=data,
             make_channel=lambda: ServerChannel(self),
             refused=self.refused,
+            renewed=self._renewed,
         )
         """Where it listens."""
         self.identities: Identities
@@ -104,7 +101,7 @@ class Reception:
         self._recorder = recorder
         self._switchboard = switchboard
         self._anonymous_allowed = anonymous_allowed
-        self._refusals = TokenBucket("refusals", rate=REFUSALS_A_SECOND, burst=MOST_REFUSALS)
+        self._refusals = Rows("refusals", self.limiter.excess)
         self._numbers = itertools.count(1)
         self._leaving = Turns(TURN_SESSIONS)
         self._prefix = ""
@@ -214,8 +211,7 @@ class Reception:
 
     def refused(self, peer: Peer, reason: str, hello: Hello | None = None) -> None:
         """Record that somebody was not let in, and who it says it is; but not all of a flood."""
-        if not self._refusals.take(1, monotonic()):
-            self.limiter.exceeded("refusals", address=peer.address)
+        if not self._refusals.take(address=peer.address):
             return
         user = "" if hello is None else hello.extensions.get("user", "")
         self._recorder.record(
@@ -226,6 +222,18 @@ class Reception:
                 method="" if hello is None else hello.method,
                 address=peer.address,
                 detail=f"{peer}: {reason}",
+            )
+        )
+
+    def _renewed(self, certificate: Certificate) -> None:
+        """Record what new connections trust from now on: whoever changed the files is not known."""
+        self._recorder.record(
+            Record.by(
+                gateway_itself(self.name),
+                "administered",
+                target="certificate",
+                outcome="changed",
+                detail=f"SHA-256 {certificate.fingerprint}, ends on {certificate.ends.isoformat()}",
             )
         )
 

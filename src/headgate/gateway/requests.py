@@ -8,7 +8,9 @@ from time import monotonic
 
 from headgate.deadlines import Deadlines
 from headgate.errors import CancellationException, RequestError, RequestTimeout
-from headgate.invocation import Fate, Invocation, Withdrawable
+from headgate.gateway.excess import Excess
+from headgate.gateway.rows import Rows
+from headgate.invocation import Caller, Fate, Invocation, Withdrawable
 from headgate.outcome import Failure, Outcome
 from headgate.security.audit import AuditSettings, Record, Recorder
 
@@ -34,6 +36,7 @@ class Requests:
     Args:
         recorder: Is told how requests ended, as far as the settings say.
         audit: Those settings.
+        excess: Adds up what users have refused, and what fails, beyond what has a row each.
         later: Runs a function on the event loop after a number of seconds.
         on_work: Called every now and then while anything is open.
     """
@@ -43,12 +46,14 @@ class Requests:
         *,
         recorder: Recorder,
         audit: AuditSettings,
+        excess: Excess,
         later: Callable[[float, Callable[[], None]], object],
         on_work: Callable[[], None],
     ) -> None:
         self._open: dict[Invocation, Invocation] = {}
         self._deadlines = Deadlines()
         self._recorder = recorder
+        self._failures = Rows("failures", excess)
         self._later = later
         self._on_work = on_work
         self._ticking = False
@@ -58,6 +63,7 @@ class Requests:
         """Record as other settings say, from now on."""
         self._audit = audit
         self._records_answers = audit.requests == "all"
+        self._sums_failures = audit.requests != "all" and not audit.strict
 
     def __len__(self) -> int:
         return len(self._open)
@@ -165,7 +171,10 @@ class Requests:
     def _record_failure(self, invocation: Invocation, error: RequestError) -> None:
         audit = self._audit
         record = Record.failed(invocation, error, payload=audit.payloads)
-        if audit.requests != "none" or record.event != "failed":
+        if audit.requests == "none" and record.event == "failed":
+            return
+        in_full = record.event == "administered" or not self._sums_failures
+        if in_full or self._failures.take(user=_answerable(invocation.caller)):
             self._record(record)
 
     def _record_answer(self, invocation: Invocation) -> None:
@@ -189,6 +198,11 @@ class Requests:
                 child.deadline = child.own_deadline
             else:
                 self.cancel(child, f"{invocation.target}, which asked for it, has ended")
+
+
+def _answerable(caller: Caller) -> str:
+    """Return whose rows a caller's are: users of another gateway are only its word."""
+    return f"*@{caller.gateway[-1]}" if caller.gateway else caller.user
 
 
 def _withdrawn(place: Withdrawable, invocation: Invocation) -> str:

@@ -35,7 +35,7 @@ from headgate.security.identities import (
     secret_hash,
     spki_of,
 )
-from headgate.security.identity import OWNER_ROLE, is_owner
+from headgate.security.identity import OWNER_ROLE, is_owner, own_user
 from headgate.security.passwords import check_password
 from headgate.store.tables import certificates, tokens, users
 from headgate.threads import to_its_end
@@ -205,6 +205,12 @@ class Administration:
         name = check_user_name(order.name)
         roles, hosts = _roles(order.roles), check_patterns(order.hosts, "host patterns")
         _require_owner(by, roles)
+        if key_of(name) == key_of(own_user()):
+            raise PayloadError(
+                f"{name!r} is the name of the user that the gateway runs as, and rules could not "
+                f"tell the two apart: choose another one, such as {name + '-1'!r}. On this machine "
+                "that user needs no account: it logs in as the owner"
+            )
         if key_of(name) in self._identities.accounts.users:
             raise _exists(name)
         now = _now()

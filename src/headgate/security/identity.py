@@ -6,7 +6,7 @@ import getpass
 
 from headgate.invocation import Caller
 
-__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "is_owner", "owner"]
+__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "is_owner", "own_user", "owner"]
 
 ANONYMOUS = "anonymous"
 """Name of the user, and of the way to log in, of whoever comes without a name."""
@@ -17,7 +17,7 @@ OWNER_ROLE = "owner"
 
 def owner(*, host: str, session: str) -> Caller:
     """Return the caller of a session that has proven to be the gateway's own user."""
-    return Caller(user=_user_name(), roles=frozenset({OWNER_ROLE}), host=host, session=session)
+    return Caller(user=own_user(), roles=frozenset({OWNER_ROLE}), host=host, session=session)
 
 
 def gateway_itself(name: str) -> Caller:
@@ -30,7 +30,8 @@ def is_owner(caller: Caller) -> bool:
     return OWNER_ROLE in caller.roles and not caller.gateway
 
 
-def _user_name() -> str:
+def own_user() -> str:
+    """Return the name of the operating system's user that this process runs as."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

@@ -37,11 +37,12 @@ class AuditSettings:
     payloads: bool = False
     """Whether records of requests hold their payloads, and the texts of what handlers raised."""
 
-    redact: tuple[str, ...] = (
-        *("*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*key*"),
-        *("*credential*", "authorization", "pin", "*_pin"),
-    )
-    """Patterns of keys in payloads whose values are left out, at any depth and without case."""
+    redact: tuple[str, ...] = ()
+    """
+    More patterns of keys in payloads whose values are left out, at any depth and without case.
+    These always are: *password*, *passwd*, *passphrase*, *secret*, *token*, *key*, *credential*,
+    authorization, pin, *_pin.
+    """
 
     segment_bytes: Annotated[int, Ge(64 * 1024), Le(1024**3)] = 16 * 1024 * 1024
     """Bytes after which a segment is closed and the next one begun."""

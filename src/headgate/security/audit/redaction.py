@@ -14,13 +14,18 @@ from typing import Any
 from uuid import UUID
 
 from headgate.errors import PayloadError
-from headgate.security.audit.record import AuditSettings
 from headgate.wire.codec import decode
 
 __all__ = ["described", "payload_json", "redacted"]
 
 MAX_DESCRIPTION = 1_000
 """Characters of a description."""
+
+SECRET_KEYS = (
+    *("*password*", "*passwd*", "*passphrase*", "*secret*", "*token*", "*key*", "*credential*"),
+    *("authorization", "pin", "*_pin"),
+)
+"""Patterns of keys whose values are always left out."""
 
 LEFT_OUT = "(left out)"
 """Stands in place of a value whose key is one of those that are redacted."""
@@ -37,17 +42,18 @@ def payload_json(payload: bytes, patterns: Sequence[str]) -> bytes:
 
 def described(payload: Any) -> str:
     """Return what an administrator asked for, for a record's detail: never with a secret."""
-    text = json.dumps(redacted(payload, AuditSettings().redact), ensure_ascii=False)
+    text = json.dumps(redacted(payload), ensure_ascii=False)
     return text[:MAX_DESCRIPTION]
 
 
-def redacted(value: Any, patterns: Sequence[str]) -> Any:
+def redacted(value: Any, patterns: Sequence[str] = ()) -> Any:
     """
     Return what stands for a value in JSON, without the values of redacted keys.
 
-    Bytes, tables and arrays are only described: no key would tell what is in them.
+    They are those that match `SECRET_KEYS` or one of the patterns. Bytes, tables and arrays are
+    only described: no key would tell what is in them.
     """
-    return _plain(value, _matcher(tuple(patterns)))
+    return _plain(value, _matcher((*SECRET_KEYS, *patterns)))
 
 
 def _plain(value: Any, secret: re.Pattern[str]) -> Any:
@@ -74,4 +80,4 @@ def _plain(value: Any, secret: re.Pattern[str]) -> Any:
 
 @lru_cache(16)
 def _matcher(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(pattern.casefold()) for pattern in patterns) or r"(?!)")
+    return re.compile("|".join(translate(pattern.casefold()) for pattern in patterns))
