@@ -978,8 +978,12 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
 @contextmanager
 def planted(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     owner, method, variant = PLANTED_BUGS[name]
+    right = getattr(owner, method)
     with monkeypatch.context() as patch:
         patch.setattr(owner, method, variant)
+        for kind, receiver in session_module._RECEIVERS.items():
+            if receiver is right:
+                patch.setitem(session_module._RECEIVERS, kind, variant)
         yield
 
 
