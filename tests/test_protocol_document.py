@@ -117,14 +117,14 @@ def test_errors() -> None:
 
 
 class Asked(RulePolicy):
-    """A policy that lets everybody do everything, and keeps what was asked."""
+    """A policy that lets everybody do everything, and keeps what was asked first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.actions: dict[str, str] = {}
 
     def authorise(self, caller: Caller, action: str, project: str, handler: str) -> None:
-        self.actions[handler] = action
+        self.actions.setdefault(handler, action)
 
 
 def test_the_gateways_own_handlers(rig: Rig) -> None:
