@@ -97,20 +97,21 @@ def _stored(connection: Connection, user: str) -> tuple[list[Rule], frozenset[st
     """Read the rules, and the roles of a user, from a database that may be an older one."""
     from sqlalchemy import inspect
 
-    from headgate.security.accounts import Accounts, key_of
+    from headgate.security.accounts import Accounts
+    from headgate.security.patterns import folded
     from headgate.security.rules import stored_rules
 
     tables = inspect(connection).get_table_names()
     rules = stored_rules(connection) if "permissions" in tables else []
     accounts = Accounts.read(connection) if "users" in tables else Accounts()
-    known = accounts.users.get(key_of(user))
+    known = accounts.users.get(folded(user))
     return rules, frozenset() if known is None else known.roles
 
 
 def _caller(asked: Asked, roles: frozenset[str]) -> Caller:
     from headgate.invocation import Caller
-    from headgate.security.accounts import key_of
     from headgate.security.identity import ANONYMOUS
+    from headgate.security.patterns import folded
 
     try:
         address = "" if asked.address is None else str(ip_address(asked.address))
@@ -124,7 +125,7 @@ def _caller(asked: Asked, roles: frozenset[str]) -> Caller:
         gateway=tuple(asked.gateways),
         address=address,
         verified_host=asked.host or "",
-        method="anonymous" if key_of(asked.user) == ANONYMOUS else "password",
+        method="anonymous" if folded(asked.user) == ANONYMOUS else "password",
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, select
 
 from headgate.errors import PayloadError
 from headgate.security.identity import ANONYMOUS
+from headgate.security.patterns import folded
 from headgate.store.tables import certificates, tokens, users
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "check_patterns",
     "check_role",
     "check_user_name",
-    "key_of",
 ]
 
 RESERVED = frozenset({ANONYMOUS, "owner", "gateway"})
@@ -130,11 +130,6 @@ class Accounts:
         )
 
 
-def key_of(name: str) -> str:
-    """Return what two names have in common that mean the same user."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def check_user_name(name: str) -> str:
     """
     Return a user's name in its normal form.
@@ -151,7 +146,7 @@ def check_user_name(name: str) -> str:
             f"{name[:NAME_LENGTH]!r} is no name for a user: 1 to {NAME_LENGTH} letters, digits and "
             "any of . _ - + @ or spaces inside, a letter or digit first"
         )
-    if key_of(name) in RESERVED:
+    if folded(name) in RESERVED:
         raise PayloadError(f"The name {name!r} is reserved: choose another one")
     return name
 

@@ -24,7 +24,6 @@ from headgate.security.accounts import (
     check_patterns,
     check_role,
     check_user_name,
-    key_of,
 )
 from headgate.security.audit import Record, Recorder
 from headgate.security.identities import (
@@ -37,6 +36,7 @@ from headgate.security.identities import (
 )
 from headgate.security.identity import OWNER_ROLE, is_owner, own_user
 from headgate.security.passwords import check_password
+from headgate.security.patterns import folded
 from headgate.store.tables import certificates, tokens, users
 from headgate.threads import to_its_end
 
@@ -205,17 +205,17 @@ class Administration:
         name = check_user_name(order.name)
         roles, hosts = _roles(order.roles), check_patterns(order.hosts, "host patterns")
         _require_owner(by, roles)
-        if key_of(name) == key_of(own_user()):
+        if folded(name) == folded(own_user()):
             raise PayloadError(
                 f"{name!r} is the name of the user that the gateway runs as, and rules could not "
                 f"tell the two apart: choose another one, such as {name + '-1'!r}. On this machine "
                 "that user needs no account: it logs in as the owner"
             )
-        if key_of(name) in self._identities.accounts.users:
+        if folded(name) in self._identities.accounts.users:
             raise _exists(name)
         now = _now()
         row = {
-            "key": key_of(name),
+            "key": folded(name),
             "name": name,
             "password": order.password,
             "roles": roles,
@@ -315,7 +315,7 @@ class Administration:
         rows = [
             _token_row(token, accounts.users[token.user], self._identities.used_at(token))
             for token in sorted(accounts.tokens.values(), key=lambda each: each.created_at)
-            if order.user is None or token.user == key_of(order.user)
+            if order.user is None or token.user == folded(order.user)
         ]
         return _Done({"tokens": rows})
 
@@ -358,7 +358,7 @@ class Administration:
         rows = [
             _certificate_row(each, accounts.users[each.user])
             for _, each in sorted(accounts.certificates.items())
-            if order.user is None or each.user == key_of(order.user)
+            if order.user is None or each.user == folded(order.user)
         ]
         return _Done({"certificates": rows})
 
@@ -376,7 +376,7 @@ class Administration:
     # --- steps -----------------------------------------------------------------------------------
 
     def _user(self, name: str) -> User:
-        user = self._identities.accounts.users.get(key_of(name))
+        user = self._identities.accounts.users.get(folded(name))
         if user is None:
             raise _not_found("user", name)
         return user
@@ -385,7 +385,7 @@ class Administration:
         """Put the hash of a password in its place; that takes time, so nobody waits behind it."""
         if not isinstance(order, _UserAdd | _UserPasswd) or order.password is None:
             return order
-        password = check_password(order.password, key_of(order.name))
+        password = check_password(order.password, folded(order.name))
         hashed = await self._identities.passwords.hash(password)
         return msgspec.structs.replace(order, password=hashed)
 

@@ -28,17 +28,18 @@ from sqlalchemy import Connection, insert, select, update
 
 from headgate.errors import HeadgateError, PermissionDenied
 from headgate.invocation import Caller
-from headgate.security.accounts import Accounts, Token, User, key_of
+from headgate.security.accounts import Accounts, Token, User
 from headgate.security.identity import ANONYMOUS, owner
 from headgate.security.passwords import PARAMETERS, Passwords
+from headgate.security.patterns import folded
 from headgate.security.throttle import Throttle
 from headgate.security.tickets import TICKET_SECONDS, Claims, Ticket, Tickets
 from headgate.security.zones import HostPin, Networks
 from headgate.store import Store
 from headgate.store.tables import keys, tokens, users
+from headgate.wire.handshake import Credentials
 
 __all__ = [
-    "Credentials",
     "Identities",
     "Login",
     "PeerFacts",
@@ -64,38 +65,6 @@ BAD_CERTIFICATE = (
     x509.UnsupportedGeneralNameType,
 )
 """What is raised where a certificate cannot be read."""
-
-
-class Hello(Protocol):
-    """What is needed of a client's first frame."""
-
-    @property
-    def host_name(self) -> str:
-        """The host name that it claims."""
-
-
-class Credentials(Protocol):
-    """What a client has shown; the proofs of ``local`` and ``ticket`` have been checked already."""
-
-    @property
-    def method(self) -> str:
-        """``local``, ``password``, ``token``, ``certificate``, ``anonymous`` or ``ticket``."""
-
-    @property
-    def hello(self) -> Hello:
-        """The client's first frame."""
-
-    @property
-    def user(self) -> str:
-        """For the method ``password``, the user's name."""
-
-    @property
-    def secret(self) -> str:
-        """The password, or the token's text."""
-
-    @property
-    def ticket(self) -> bytes:
-        """The ticket's blob."""
 
 
 class PeerFacts(Protocol):
@@ -272,7 +241,7 @@ class Identities:
         expires = expires if ends is None else min(expires, ends)
         claims = Claims(
             node=self._store.node_id,
-            user=key_of(login.user),
+            user=folded(login.user),
             generation=login.generation,
             method=login.method,
             token=login.token,
@@ -351,7 +320,7 @@ class Identities:
         return token.used_at if used is None else datetime.fromtimestamp(used, UTC)
 
     def _user_problem(self, login: Login) -> str:
-        user = self.accounts.users.get(key_of(login.user))
+        user = self.accounts.users.get(folded(login.user))
         if user is None:
             return f"the user {login.user!r} does not exist"
         if user.generation != login.generation:
@@ -362,7 +331,7 @@ class Identities:
         if not login.token:
             return ""
         token = self.accounts.tokens.get(login.token)
-        if token is None or token.user != key_of(login.user):
+        if token is None or token.user != folded(login.user):
             return f"the token {login.token} does not exist"
         if token.revoked_at is not None:
             return f"the token {token.id} was revoked"
@@ -374,7 +343,7 @@ class Identities:
         if not login.certificate:
             return ""
         entry = self.accounts.certificates.get(login.certificate)
-        if entry is None or entry.user != key_of(login.user):
+        if entry is None or entry.user != folded(login.user):
             return "the certificate is nobody's any more"
         if login.certificate_ends is not None and login.certificate_ends <= self._now():
             return "the certificate has expired"
@@ -382,7 +351,7 @@ class Identities:
 
     def _as_of_now(self, login: Login) -> Login:
         """Return a login that holds, with what its user and its token give now."""
-        user = self.accounts.users.get(key_of(login.user))
+        user = self.accounts.users.get(folded(login.user))
         if user is None:
             return msgspec.structs.replace(login, verified_host=self._verified_host(login))
         token = self.accounts.tokens.get(login.token)
@@ -409,7 +378,7 @@ class Identities:
         )
 
     async def _by_password(self, credentials: Credentials, peer: _Connection) -> Login:
-        key = key_of(credentials.user)
+        key = folded(credentials.user)
         user = self.accounts.users.get(key)
         stored = None if user is None else user.password
         right = await self.passwords.verify(
@@ -571,7 +540,7 @@ class Identities:
             return login.certified_hosts[0]
         if login.certified_hosts:
             return claimed
-        user = self.accounts.users.get(key_of(login.user)) if login.generation else None
+        user = self.accounts.users.get(folded(login.user)) if login.generation else None
         token = self.accounts.tokens.get(login.token)
         patterns = (user.hosts if user else ()) + (token.hosts if token else ())
         matches = claimed and any(fnmatchcase(claimed, each.lower()) for each in patterns)
