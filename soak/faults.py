@@ -78,7 +78,7 @@ def _untruthful() -> None:
 
 def _runs_twice() -> None:
     """The gateway runs one request in a thousand twice."""
-    from headgate.runtimes import execute, thread
+    from headgate.runtimes import execute, project
 
     once, number_of = execute.execute, count(1)
 
@@ -87,7 +87,7 @@ def _runs_twice() -> None:
             once(*args)
         return once(*args)
 
-    setattr(thread, "execute", twice)  # noqa: B010
+    setattr(project, "execute", twice)  # noqa: B010
 
 
 FAULTS: dict[str, Callable[[], None]] = {

@@ -15,7 +15,7 @@ import headgate
 PACKAGE = Path(headgate.__file__).parent
 
 PURE = {"dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"}
-BELOW_GATEWAY = {"security", "store", "network", "runtimes"}
+BELOW_GATEWAY = {"security", "store", "network", "projects", "runtimes"}
 ROOT = ""
 
 # A part, a module or package right under headgate/, and the parts that it may import. Everything
@@ -33,11 +33,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     # L2: channel stands beside the others, gateway on all of them
     **dict.fromkeys(BELOW_GATEWAY, PURE | {"wire", "scope", "threads"} | BELOW_GATEWAY),
     "channel": PURE | {"wire", "security", "threads"},
+    # What a worker process runs: it never sees the gateway, its store or its secrets.
+    "worker": PURE | {"wire", "scope", "system", "threads", "projects", "runtimes"},
     "gateway": PURE | {"wire", "scope", "system", "threads", "channel"} | BELOW_GATEWAY,
     # L3: edges
     "client": PURE | {"wire", "exchange", "scope", "threads", "channel", "system"},
     "cli": PURE
-    | {"wire", "scope", "channel", "security", "store", "gateway", "client", "system", ROOT},
+    | {"wire", "scope", "channel", "security", "store", "projects", "gateway", "client", "system"}
+    | {ROOT},
     "__main__": {"cli"},
     ROOT: PURE | {"scope", "gateway", "client", "network", "system"},
 }
@@ -183,7 +186,7 @@ def test_source_is_read() -> None:
         ("wire/session.py", "from ..errors import HeadgateError", None),
         ("wire/session.py", "from . import frames", None),
         ("store/store.py", "from ..gateway.project import Project", "store may not import gateway"),
-        ("gateway/gateway.py", "import headgate.runtimes.thread, sqlalchemy", None),
+        ("gateway/gateway.py", "import headgate.runtimes.project, sqlalchemy", None),
         ("new.py", "import os", "the part 'new' has no layer"),
     ],
 )

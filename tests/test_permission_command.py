@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from headgate.cli.app import app
 from headgate.cli.ends import ExitCode
 from headgate.gateway.config import Settings
-from headgate.gateway.toml import parse_toml
 from headgate.invocation import Caller
+from headgate.projects.toml import parse_toml
 from headgate.security.policy import RulePolicy
 from headgate.store import Store
 from headgate.store.tables import users

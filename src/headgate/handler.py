@@ -16,6 +16,11 @@ from headgate.errors import ConfigurationError
 __all__ = [
     "HandlerOptions",
     "HandlerSettings",
+    "OnDisconnect",
+    "OnTimeout",
+    "PoolSettings",
+    "RuntimeName",
+    "Signature",
     "Threading",
     "check_setting",
     "check_settings",
@@ -24,6 +29,9 @@ __all__ = [
 ]
 
 Threading = Literal["Shared", "Dedicated"]
+RuntimeName = Literal["thread", "process"]
+OnTimeout = Literal["abandon", "interrupt", "kill"]
+OnDisconnect = Literal["cancel", "finish"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -34,14 +42,46 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
     threading: Threading = "Shared"
     """Shared: on the project's pool. Dedicated: on a thread of its own, strictly in order."""
 
+    runtime: RuntimeName = "thread"
+    """
+    thread: in the gateway's own process, an ``async def`` handler as a task. process: in a worker
+    process of the project, which the gateway can kill; the gateway never imports the script.
+    """
+
     concurrency: int | None = None
-    """Calls that may run at once; None for as many as the project's pool has threads."""
+    """
+    Calls that may run at once; None for as many as the project's pool has threads, or for a
+    ``process`` handler all workers but one, which is left to the project's other handlers.
+    """
 
     queue: int = 10_000
     """Calls that may wait; one more is answered with `Overloaded`."""
 
     timeout: float | None = None
     """Seconds that a call may take at most, whatever its caller allows; None for no such cap."""
+
+    on_timeout: OnTimeout | None = None
+    """
+    What a cancellation or a timeout does to the running handler. abandon: `Context.cancelled` is
+    set, and the handler goes on until it returns. interrupt: its task is cancelled, or
+    KeyboardInterrupt is raised in its worker. kill: its worker is killed. None for what its runtime
+    does best: ``abandon`` in a thread, ``interrupt`` for ``async def``, ``kill`` in a process.
+    """
+
+    on_disconnect: OnDisconnect = "cancel"
+    """What the end of its caller's connection does to a call: cancel it, or let it finish."""
+
+    memory: int | None = None
+    """MiB that the worker of a ``process`` handler may hold before it is killed; None for any."""
+
+    order_by: str | None = None
+    """
+    The key of the payload by whose value calls are kept in order: those with equal values run one
+    after the other in the order of their arrival, others beside them. None for no such order.
+    """
+
+    warn_after: float | None = None
+    """Seconds after which a run that still goes on is named in the log, once; None for never."""
 
     roles: tuple[str, ...] = ()
     """
@@ -71,18 +111,66 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
         merged = {**defaults, **explicit}
         if merged.get("threading") == "Dedicated":
             merged["concurrency"] = 1
+        _check_together(merged, file=file)
         for name in ("roles", "zones"):
             merged[name] = tuple(merged.get(name, ()))
         return HandlerSettings(**merged)
+
+
+class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The threads and worker processes that the handlers of one project share."""
+
+    threads: int = 8
+    """Threads that run its Shared handlers at once."""
+
+    max_threads: int = 64
+    """The same with those that wait for a request of their handler."""
+
+    workers: int = 2
+    """Worker processes that run its ``process`` handlers, each one at a time."""
+
+    worker_age: float | None = 3600.0
+    """Seconds after which a worker is replaced when it is idle; None for never."""
+
+    worker_memory: int | None = None
+    """MiB above which a worker is replaced when its run is over; None for any."""
+
+    worker_environment: tuple[str, ...] = ()
+    """Names of the gateway's environment variables that the workers may see."""
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """How the function of a handler is called, and what it gives."""
+
+    takes_context: bool = False
+    """Whether it is called with payload and context, not with the payload alone."""
+
+    is_async: bool = False
+    """Whether it is an ``async def`` function, one that yields included."""
+
+    streams: bool = False
+    """Whether it is a generator function, so that its values are the answer."""
+
+    check: Callable[[Any], Any] | None = None
+    """Turns a payload into what is annotated; raises PayloadError. None without an annotation."""
+
+    schema: Mapping[str, Any] | None = None
+    """The JSON Schemas of ``payload`` and ``result``, as far as they are annotated."""
 
 
 class HandlerOptions(TypedDict, total=False):
     """The keywords of `handler`: those left out keep their default."""
 
     threading: Threading
+    runtime: RuntimeName
     concurrency: int | None
     queue: int
     timeout: float | None
+    on_timeout: OnTimeout | None
+    on_disconnect: OnDisconnect
+    memory: int | None
+    order_by: str | None
+    warn_after: float | None
     roles: Sequence[str]
     zones: Sequence[str]
 
@@ -100,8 +188,7 @@ def handler(**settings: Unpack[HandlerOptions]) -> Callable[[Function], Function
     are literals.
 
     Args:
-        settings: `threading`, `concurrency`, `queue`, `timeout`, `roles` and `zones`, as in
-            `HandlerSettings`; the last two are lists.
+        settings: Those of `HandlerSettings`, by their names; `roles` and `zones` are lists.
 
     Raises:
         TypeError: There is no such setting.
@@ -143,6 +230,19 @@ def check_settings(
             file=file,
             line=line,
         )
+
+
+def _check_together(settings: Mapping[str, Any], *, file: str) -> None:
+    """Check what only all settings of a handler together can tell, defaults included."""
+    in_process = settings.get("runtime") == "process"
+    if settings.get("memory") is not None and not in_process:
+        problem, cure = "memory= is a limit of a worker process", "Write runtime='process', too"
+    elif settings.get("on_timeout") == "kill" and not in_process:
+        problem = "on_timeout='kill' needs a worker process to kill: a thread cannot be stopped"
+        cure = "Write runtime='process', too"
+    else:
+        return
+    raise ConfigurationError(problem, cure=cure, file=file)
 
 
 def check_setting(name: str, value: object, *, file: str = "", line: int | None = None) -> None:
@@ -203,6 +303,10 @@ _RULES = {
         lambda value: value in ("Shared", "Dedicated"),
         "Write 'Shared' (the project's pool) or 'Dedicated' (one thread, in order)",
     ),
+    "runtime": _Rule(
+        lambda value: value in ("thread", "process"),
+        "Write 'thread' (in the gateway's process) or 'process' (in one that can be killed)",
+    ),
     "concurrency": _Rule(
         lambda value: value is None or _whole(value, 1),
         "Write a whole number from 1, or leave it out for as many as the pool has",
@@ -214,6 +318,26 @@ _RULES = {
     "timeout": _Rule(
         lambda value: value is None or _seconds(value),
         "Write seconds, more than 0, or leave it out for no cap",
+    ),
+    "on_timeout": _Rule(
+        lambda value: value in (None, "abandon", "interrupt", "kill"),
+        "Write 'abandon', 'interrupt' or 'kill', or leave it out for what its runtime does best",
+    ),
+    "on_disconnect": _Rule(
+        lambda value: value in ("cancel", "finish"),
+        "Write 'cancel' or 'finish'",
+    ),
+    "memory": _Rule(
+        lambda value: value is None or _whole(value, 1),
+        "Write a whole number of MiB from 1, or leave it out for no limit",
+    ),
+    "order_by": _Rule(
+        lambda value: value is None or (isinstance(value, str) and value != ""),
+        "Write the name of a key of the payload, or leave it out for no order",
+    ),
+    "warn_after": _Rule(
+        lambda value: value is None or _seconds(value),
+        "Write seconds, more than 0, or leave it out for no warning",
     ),
     "roles": _Rule(_names, "Write a list of names of roles, or leave it out for any"),
     "zones": _Rule(_names, "Write a list of names of zones, or leave it out for any"),

@@ -17,12 +17,16 @@ from headgate.errors import HandlerError, PayloadError
 from headgate.outcome import Failure, Outcome, Success
 
 __all__ = [
+    "HIGH",
+    "LOW",
     "MAX_CHAIN",
+    "NORMAL",
     "Asker",
     "Caller",
     "Context",
     "Endpoint",
     "Fate",
+    "Flow",
     "Invocation",
     "Slot",
     "Withdrawable",
@@ -31,6 +35,10 @@ __all__ = [
 
 MAX_CHAIN = 16
 """How many handlers may stand in one chain of requests that call each other."""
+
+
+LOW, NORMAL, HIGH = -1, 0, 1
+"""The priorities of a request."""
 
 
 class Fate:
@@ -106,6 +114,16 @@ class Slot(Protocol):
 
     def enter(self) -> None:
         """Take the place again."""
+
+
+class Flow(Protocol):
+    """Lets a handler yield as fast as its reader reads; called from any thread."""
+
+    def grant(self, total: int) -> None:
+        """Let the handler yield up to this many bytes in all, as `Item.cost` counts them."""
+
+    def close(self) -> None:
+        """Let the handler yield nothing any more: its generator is closed at the next value."""
 
 
 class Asker(Protocol):
@@ -207,6 +225,18 @@ class Invocation(msgspec.Struct, eq=False):
 
     arrived: float = 0.0
     """When the gateway got it, on the monotonic clock."""
+
+    priority: int = NORMAL
+    """Whether it is to begin before others that wait: `LOW`, `NORMAL` or `HIGH`."""
+
+    streams: bool = False
+    """Whether the asker takes yielded values one by one; else a generator's make up a list."""
+
+    finishes: bool = False
+    """Whether it goes on when its caller's connection ends."""
+
+    flow: Flow | None = None
+    """How much the asker of a stream takes; set when the handler is about to yield."""
 
     action: str = "request"
     """What the caller wants to do, as in `headgate.security.policy.Action`."""

@@ -346,7 +346,7 @@ class TestTakenAndNotBegun:
             assert go.wait(20)
             return begin(invocation)
 
-        monkeypatch.setattr("headgate.runtimes.thread.begin", late)
+        monkeypatch.setattr("headgate.runtimes.project.begin", late)
         yield go
         go.set()
 

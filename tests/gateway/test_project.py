@@ -17,9 +17,9 @@ import pytest
 import headgate
 from headgate.errors import ConfigurationError
 from headgate.gateway.loading import load_projects
-from headgate.gateway.project import Problem, Projects
-from headgate.gateway.source import find_projects
 from headgate.handler import HandlerSettings, handler
+from headgate.projects.project import Problem, Projects
+from headgate.projects.source import find_projects
 
 ANSWER = "def handleMessage(payload): return "
 
@@ -105,8 +105,8 @@ class TestHandlers:
         assert found.function({"number": 21}) == 42
         assert (found.project, found.name, found.file) == ("ACME", "test", file)
         assert found.settings == HandlerSettings()
-        assert not found.takes_context
-        assert not found.is_async
+        assert not found.signature.takes_context
+        assert not found.signature.is_async
 
     def test_names_have_spaces_and_subfolders(self, plant: Plant) -> None:
         """Spaces and dots stay, a subfolder stands before a slash, _ and . files are skipped."""
@@ -135,13 +135,13 @@ class TestHandlers:
     ) -> None:
         """A second parameter without default, or named context, gets the context."""
         plant.write("ACME/messages/test.py", f"def handleMessage({parameters}): pass")
-        assert plant.load()["ACME"].handlers["test"].takes_context is takes_context
+        assert plant.load()["ACME"].handlers["test"].signature.takes_context is takes_context
 
     def test_an_async_handler_is_one(self, plant: Plant) -> None:
         """`async def handleMessage` is told apart, and runs."""
         plant.write("ACME/messages/test.py", "async def handleMessage(payload): return 1")
         found = plant.load()["ACME"].handlers["test"]
-        assert found.is_async
+        assert found.signature.is_async
         assert asyncio.run(found.function({})) == 1
 
     def test_a_file_may_have_tabs_umlauts_and_a_byte_order_mark(self, plant: Plant) -> None:
@@ -257,7 +257,11 @@ class TestSettings:
             ("handler(timeout='5')", "timeout cannot be '5'", "more than 0"),
             ("handler(timeout=1e999)", "timeout cannot be inf", "more than 0"),
             ("handler(treading='Shared')", "'treading' is no setting", "mean 'threading'?"),
-            ("handler(memory=5)", "'memory' is no setting", "Known: threading, concurrency, queue"),
+            (
+                "handler(memori=5)",
+                "'memori' is no setting",
+                "Known: threading, runtime, concurrency, queue",
+            ),
             ("handler(queue=LIMIT)", "queue=LIMIT is not a literal", "Write the value itself"),
             ("handler(**LIMITS)", "**LIMITS is not a literal", "Write the value itself"),
             ("handler('Dedicated')", "'Dedicated' has no setting's name", "name=value"),

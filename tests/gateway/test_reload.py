@@ -22,8 +22,8 @@ import watchfiles
 import headgate
 from headgate.errors import DeadlockError, HandlerNotFound, PermissionDenied, ProjectNotFound
 from headgate.gateway import hosting, loading, plan, watch
-from headgate.gateway.project import Project
 from headgate.invocation import Caller
+from headgate.projects.project import Project
 from headgate.security.policy import Action
 
 COUNT = """

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from headgate.errors import Overloaded
-from headgate.handler import HandlerSettings
+from headgate.handler import HandlerSettings, Signature
 from headgate.invocation import Caller, Invocation
 from headgate.runtimes.gate import MOST_ABANDONED, Gate
-from headgate.runtimes.thread import ThreadRuntime
+from headgate.runtimes.project import ProjectRuntime
 from headgate.threads import LoopThread, Mailbox
 from headgate.wire.codec import encode
 
@@ -25,8 +25,7 @@ class Handler(NamedTuple):
     name: str = "test"
     project: str = "P"
     settings: HandlerSettings = HandlerSettings()
-    takes_context: bool = False
-    is_async: bool = False
+    signature: Signature = Signature()
 
 
 class Yard:
@@ -36,7 +35,7 @@ class Yard:
         self.loop = LoopThread("gateway")
         self.loop.start()
         ends: Any = Mailbox(self.loop.loop, lambda end: None)
-        self.runtime = ThreadRuntime(
+        self.runtime = ProjectRuntime(
             "P", ends=ends, loop=self.loop.loop, on_wait=lambda invocation: None
         )
 

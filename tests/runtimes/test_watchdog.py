@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from headgate.handler import HandlerSettings
+from headgate.handler import HandlerSettings, Signature
 from headgate.invocation import Caller, Invocation
 from headgate.runtimes.gate import Finished
-from headgate.runtimes.thread import ThreadRuntime
+from headgate.runtimes.project import ProjectRuntime
 from headgate.runtimes.watchdog import Watchdog
 from headgate.threads import LoopThread, Mailbox
 from headgate.wire.codec import encode
@@ -44,11 +44,10 @@ class Handler:
     function: Function
     settings: HandlerSettings = SHARED
     project: str = "P"
-    takes_context: bool = False
 
     @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+    def signature(self) -> Signature:
+        return Signature(is_async=inspect.iscoroutinefunction(self.function))
 
 
 def work(seconds: float) -> None:
@@ -95,7 +94,7 @@ class Yard:
         self._ended: dict[Invocation, threading.Event] = {}
         self._handlers: dict[str, Handler] = {}
         ends: Mailbox[Finished] = Mailbox(self._loop.loop, self._finished)
-        self.runtime = ThreadRuntime(
+        self.runtime = ProjectRuntime(
             "P", ends=ends, loop=self._loop.loop, on_wait=lambda invocation: None
         )
         self.watchdog = Watchdog("watchdog", lambda: self.runtime.threads, silent=silent)

@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 import headgate
-from headgate.runtimes.thread import POOL_SIZE
+from headgate.runtimes.project import POOL_SIZE
 
 if TYPE_CHECKING:
     from conftest import Rig

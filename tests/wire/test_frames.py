@@ -46,6 +46,8 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     "bytes | None": st.none() | st.binary(max_size=20),
     "tuple[str, ...]": st.lists(TEXT, max_size=3).map(tuple),
     "list[str]": st.lists(TEXT, max_size=3),
+    "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
+    "bool": st.booleans(),
     "list[int]": st.lists(NUMBER, max_size=3),
     "Numbers": st.lists(NUMBER, max_size=3),
     "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=3),

@@ -159,7 +159,7 @@ def _narrowed(
 
 def _projects(configuration: Configuration) -> dict[str, Path]:
     """Where the projects are, as far as the configuration tells."""
-    from headgate.gateway.source import ProjectFolders
+    from headgate.projects.source import ProjectFolders
 
     folder = configuration.folder_of_projects()
     named = configuration.named_projects()

@@ -17,8 +17,8 @@ from headgate.cli.output import print_document, print_problems, print_table
 from headgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from headgate.gateway.project import Problem, Projects
-    from headgate.gateway.source import ProjectFolders
+    from headgate.projects.project import Problem, Projects
+    from headgate.projects.source import ProjectFolders
 
 __all__ = ["check", "chosen_projects", "init"]
 
@@ -35,7 +35,7 @@ def chosen_projects(folder: Path | None, named: Mapping[str, Path]) -> ProjectFo
         ConfigurationError: A folder is missing or is no project, or there is none.
     """
     with server_parts():
-        from headgate.gateway.source import ProjectFolders, find_projects
+        from headgate.projects.source import ProjectFolders, find_projects
     if folder is None and named:
         return ProjectFolders(named=find_projects(None, named))
     folder = folder or Path("projects")
@@ -52,7 +52,7 @@ def check(
     with reporting(as_json=as_json):
         with server_parts():
             from headgate.cli.config import load
-            from headgate.gateway.project import zone_problems
+            from headgate.projects.project import zone_problems
         configuration = load(config)
         zones = None if configuration.file is None else configuration.settings.zones
         if folder is None and not named:
@@ -117,7 +117,7 @@ def _quoted(text: str) -> str:
 
 
 def _single(folder: Path) -> dict[str, Path]:
-    from headgate.gateway.source import find_projects
+    from headgate.projects.source import find_projects
 
     try:
         return find_projects(None, {folder.name: folder})
@@ -143,7 +143,7 @@ def _handlers(loaded: Projects) -> list[dict[str, str]]:
         {
             "project": name,
             "handler": handler.name,
-            "threading": "async" if handler.is_async else handler.settings.threading,
+            "threading": "async" if handler.signature.is_async else handler.settings.threading,
             "file": str(handler.file),
         }
         for name, project in sorted(loaded.items())

@@ -11,10 +11,9 @@ The gateway: hosts projects, knows sessions, routes, authorises, records.
 - `builtins`  the gateway's own handlers
 - `hosting`   the projects that serve, and their reload; `hosted` is one, through its generations
 - `plan`      what a reload finds and loads; `watch` says when
-- `loading`   from folders to projects; `source`, `script`, `library` and `toml` read them
+- `loading`   from the folders of projects to generations that can serve
 - `config`    the settings and what is wrong with them; `layers` reads file, environment and flags
 - `live`      settings that change while it runs; `document` describes all of them
-- `project`   projects, their handlers and problems
 """
 
 from headgate.gateway.gateway import Gateway

@@ -13,9 +13,9 @@ from headgate.gateway.config import Settings
 from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
-from headgate.gateway.project import Problem
 from headgate.gateway.running import Running
 from headgate.invocation import Caller
+from headgate.projects.project import Problem
 from headgate.scope import GATEWAY_PROJECT
 from headgate.security.identity import ANONYMOUS
 from headgate.security.policy import Action, Policy, allows
@@ -153,7 +153,7 @@ def _handlers(hosting: Hosting) -> list[dict[str, Any]]:
             "project": name,
             "handler": handler.name,
             "threading": handler.settings.threading,
-            "async": handler.is_async,
+            "async": handler.signature.is_async,
             "file": str(handler.file),
         }
         for name, project in sorted(hosting.projects.items())

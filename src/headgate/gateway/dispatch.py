@@ -28,11 +28,11 @@ from headgate.errors import (
 from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosted import Hosted
-from headgate.gateway.project import Problem
 from headgate.gateway.requests import Requests
 from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
+from headgate.projects.project import Problem
 from headgate.runtimes.gate import Finished, Gate
 from headgate.scope import GATEWAY_PROJECT, MAX_TIMEOUT
 from headgate.security.audit import AuditLog, Record, Recorder

@@ -29,17 +29,17 @@ from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
 from headgate.gateway.layers import Layer
 from headgate.gateway.live import Applied, LiveSettings
-from headgate.gateway.project import Problem, Project
 from headgate.gateway.reception import Reception
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
-from headgate.gateway.source import ProjectFolders
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
+from headgate.projects.project import Problem, Project
+from headgate.projects.source import ProjectFolders
 from headgate.request import refuse_on_event_loop
-from headgate.runtimes.thread import ThreadRuntime
+from headgate.runtimes.project import ProjectRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
 from headgate.security.identity import gateway_itself
@@ -406,9 +406,9 @@ class Gateway:
             self._audit.close()
         self._store.close()
 
-    def _make_runtime(self, project: str) -> ThreadRuntime:
+    def _make_runtime(self, project: str) -> ProjectRuntime:
         assert self._loop is not None
-        return ThreadRuntime(
+        return ProjectRuntime(
             project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
         )
 

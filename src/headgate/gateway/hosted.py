@@ -16,12 +16,12 @@ import msgspec
 
 from headgate.errors import HandlerNotFound, ProjectNotFound, RequestError
 from headgate.gateway.plan import Key
-from headgate.gateway.project import Handler, Problem, Project
 from headgate.gateway.requests import Requests
 from headgate.invocation import Invocation
 from headgate.outcome import Failure
+from headgate.projects.project import Handler, Problem, Project
 from headgate.runtimes.gate import Gate
-from headgate.runtimes.thread import ThreadRuntime
+from headgate.runtimes.project import ProjectRuntime
 
 __all__ = ["Hosted"]
 
@@ -47,7 +47,7 @@ class Hosted:
     """
 
     def __init__(
-        self, runtime: ThreadRuntime, requests: Requests, project: Project, key: Key
+        self, runtime: ProjectRuntime, requests: Requests, project: Project, key: Key
     ) -> None:
         self.runtime = runtime
         self.project = project

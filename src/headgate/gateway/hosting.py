@@ -19,11 +19,11 @@ import msgspec
 
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.plan import Key, Plan, make_plan
-from headgate.gateway.project import Problem, Project, zone_problems
 from headgate.gateway.requests import Requests
-from headgate.gateway.source import ProjectFolders, ProjectSource
 from headgate.gateway.watch import Watch
-from headgate.runtimes.thread import ThreadRuntime
+from headgate.projects.project import Problem, Project, zone_problems
+from headgate.projects.source import ProjectFolders, ProjectSource
+from headgate.runtimes.project import ProjectRuntime
 
 __all__ = ["Hosting", "Reloaded"]
 
@@ -61,7 +61,7 @@ class Hosting:
         folders: ProjectFolders,
         *,
         system: Callable[[str], object],
-        runtime: Callable[[str], ThreadRuntime],
+        runtime: Callable[[str], ProjectRuntime],
         requests: Requests,
         zones: Callable[[], Collection[str] | None],
     ) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from headgate.errors import ConfigurationError
-from headgate.gateway.toml import line_of, parse_toml, read_text
+from headgate.projects.toml import line_of, parse_toml, read_text
 
 __all__ = [
     "PREFIX",

@@ -14,8 +14,8 @@ import msgspec
 from headgate.errors import ConfigurationError
 from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.layers import dotted, is_secret
-from headgate.gateway.project import Problem
 from headgate.gateway.watch import FileWatch
+from headgate.projects.project import Problem
 from headgate.security.audit import Record, Recorder
 
 __all__ = ["Applied", "Change", "LiveSettings"]

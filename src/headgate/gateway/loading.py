@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import inspect
 import sys
 import threading
 import traceback
@@ -21,11 +20,11 @@ from time import monotonic
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.gateway.library import Library
-from headgate.gateway.project import Handler, Problem, Project, Projects
-from headgate.gateway.script import Script, entry_function, read_script, takes_context
-from headgate.gateway.source import ProjectSource, digest, read_plain_project
 from headgate.handler import HandlerSettings, known_names
+from headgate.projects.library import Library
+from headgate.projects.project import Handler, Problem, Project, Projects
+from headgate.projects.script import Script, load_function, read_script
+from headgate.projects.source import ProjectSource, digest, read_plain_project
 
 __all__ = [
     "LOAD_SECONDS",
@@ -371,29 +370,15 @@ def _load_handler(name: str, lineage: Sequence[ProjectSource], library: Library)
     file = lineage[depth].scripts[name]
     script = read_script(file)
     settings = _settings(name, script, lineage[: depth + 1])
-    function, with_context = _run(script, name, library)
+    function, signature = load_function(script, name, library)
     return Handler(
         project=lineage[0].name,
         name=name,
         settings=settings,
         function=function,
-        takes_context=with_context,
-        is_async=inspect.iscoroutinefunction(function),
+        signature=signature,
         file=file,
     )
-
-
-def _run(script: Script, name: str, library: Library) -> tuple[Callable[..., Any], bool]:
-    """The function that a script defines, and whether it takes a context."""
-    try:
-        module = library.run(script.code, name=name, file=script.file)
-        function = entry_function(module, file=script.file)
-        return function, takes_context(function, file=script.file)
-    except ConfigurationError:
-        raise
-    except BaseException as error:
-        # SystemExit and CancelledError too: one script must not keep the others from loading.
-        raise library.explain(error, file=script.file) from error
 
 
 def _settings(name: str, script: Script, lineage: Sequence[ProjectSource]) -> HandlerSettings:

@@ -9,8 +9,8 @@ import msgspec
 
 from headgate.errors import ConfigurationError
 from headgate.gateway.loading import LOAD_SECONDS, changed_since, lineage_key, load, read_sources
-from headgate.gateway.project import Problem, Project
-from headgate.gateway.source import ProjectFolders, ProjectSource
+from headgate.projects.project import Problem, Project
+from headgate.projects.source import ProjectFolders, ProjectSource
 
 __all__ = ["Key", "Plan", "make_plan"]
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from headgate.errors import HandlerNotFound, PayloadError
 from headgate.invocation import Invocation
+from headgate.runtimes.project import ProjectRuntime
 from headgate.runtimes.running import HandlerThread, Run
-from headgate.runtimes.thread import ThreadRuntime
 from headgate.runtimes.watchdog import Watchdog
 
 __all__ = ["Running"]
@@ -22,7 +22,7 @@ class Hosted(Protocol):
     """A project that the gateway hosts."""
 
     @property
-    def runtime(self) -> ThreadRuntime:
+    def runtime(self) -> ProjectRuntime:
         """What runs its handlers."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from headgate.gateway.source import ProjectFolders
+from headgate.projects.source import ProjectFolders
 
 if TYPE_CHECKING:
     from watchfiles import Change

@@ -5,5 +5,6 @@ Where handlers run.
 - `execute`  one run of a handler: decode, call, encode
 - `pool`     threads that take invocations one at a time, and give their place back while they wait
 - `tasks`    `async def` handlers on an event loop of their own
-- `thread`   the runtime of a project's handlers: concurrency, queues, dedicated threads
+- `project`  the runtime of a project's handlers: a gate for each, and the lane it runs in
+- `link`     what the gateway and its worker processes say to each other
 """

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from headgate.errors import CancellationException, HandlerError, PayloadError
-from headgate.handler import HandlerSettings
+from headgate.handler import HandlerSettings, Signature
 from headgate.invocation import Context, Invocation, current_invocation
 from headgate.outcome import LARGE, Encoded, Failure, Outcome
 from headgate.wire.codec import decode, encode
@@ -52,12 +52,8 @@ class Runnable(Protocol):
         """What is called."""
 
     @property
-    def takes_context(self) -> bool:
-        """Whether the function takes the context as a second argument."""
-
-    @property
-    def is_async(self) -> bool:
-        """Whether it is an ``async def`` function."""
+    def signature(self) -> Signature:
+        """How it is called."""
 
 
 def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
@@ -69,7 +65,7 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
         error.started = False
         return Failure(error)
     try:
-        if handler.takes_context:
+        if handler.signature.takes_context:
             context = Context(invocation, report=report, time=monotonic)
             value = handler.function(payload, context)
         else:
@@ -91,7 +87,7 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
         except PayloadError as error:
             error.started = False
             return Failure(error)
-        if handler.takes_context:
+        if handler.signature.takes_context:
             context = Context(invocation, report=report, time=monotonic)
             value = await handler.function(payload, context)
         else:

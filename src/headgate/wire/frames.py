@@ -8,7 +8,7 @@ and the frames that one turn of its event loop produced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +16,11 @@ import msgspec
 from headgate.errors import RemoteProtocolError
 
 __all__ = [
+    "FINISHES",
+    "FIRST_GRANT",
     "MAX_FRAMES",
+    "STREAMS",
+    "VALUE_COST",
     "Batch",
     "Bye",
     "Call",
@@ -27,7 +31,9 @@ __all__ = [
     "FateFrame",
     "Fault",
     "Frame",
+    "Grant",
     "Hello",
+    "Item",
     "Ping",
     "Pong",
     "Progress",
@@ -36,6 +42,7 @@ __all__ = [
     "Result",
     "Started",
     "Welcome",
+    "cost",
     "decode_batch",
     "decode_greeting",
     "encode",
@@ -49,6 +56,18 @@ A credit of 4,096 calls gives a side 4,096 each of four frames: that is a call's
 an answer and a fate, or two calls that are cancelled at once. A sender that has more waiting sends
 several messages.
 """
+
+STREAMS = 1
+"""Flag of a `Call`: its sender takes the values of a generator one by one, as `Item`."""
+
+FINISHES = 2
+"""Flag of a `Call`: it is to go on when the connection of its sender ends."""
+
+FIRST_GRANT = 256 * 1024
+"""Bytes of yielded values that every call with `STREAMS` grants to begin with."""
+
+VALUE_COST = 64
+"""What a yielded value counts beside its own bytes: what it takes in memory."""
 
 Extensions = dict[str, Any]
 Numbers = Annotated[list[int], msgspec.Meta(max_length=MAX_FRAMES)]
@@ -66,7 +85,9 @@ class Call(msgspec.Struct, tag=1, array_like=True, gc=False):
     deadline: float
     """When it must be over: milliseconds on the sender's clock, as `Batch.sent`."""
     priority: int = 0
+    """-1 for low, 0 for normal, 1 for high; further ones are as the nearest of them."""
     flags: int = 0
+    """`STREAMS` and `FINISHES`, added up; others are ignored."""
     key: str | None = None
     ancestors: tuple[str, ...] = ()
     """Ids of the requests whose handlers led to this one, the outermost first."""
@@ -150,6 +171,28 @@ class Chunk(msgspec.Struct, tag=9, array_like=True, gc=False):
     """Tag of the frame that it continues: `Call`, `Cast`, `Progress` or `Result`."""
     id: int
     data: memoryview
+    extensions: Extensions = {}
+
+
+class Item(msgspec.Struct, tag=10, array_like=True, gc=False):
+    """
+    Values that the running handler yielded, in order.
+
+    It is sent only for calls with the flag `STREAMS`, and never beyond what the peer granted.
+    """
+
+    id: int
+    parts: list[bytes]
+    """Encoded values; with `partial` the last one goes on as the first part of the next frame."""
+    partial: bool = False
+    extensions: Extensions = {}
+
+
+class Grant(msgspec.Struct, tag=11, array_like=True, gc=False):
+    """The sender of this call takes so many bytes of yielded values in all, see `cost`."""
+
+    id: int
+    total: int
     extensions: Extensions = {}
 
 
@@ -239,6 +282,8 @@ Frame = (
     | Fault
     | FateFrame
     | Chunk
+    | Item
+    | Grant
     | Ping
     | Pong
     | Bye
@@ -252,6 +297,11 @@ class Batch(msgspec.Struct, array_like=True):
     sent: float
     """The sender's clock, in milliseconds from a moment of its own choice."""
     frames: Annotated[list[Frame], msgspec.Meta(max_length=MAX_FRAMES)]
+
+
+def cost(parts: Sequence[bytes]) -> int:
+    """Return what the parts of an `Item` take of what was granted."""
+    return sum(map(len, parts)) + VALUE_COST * len(parts)
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.gateway.toml import line_of, parse_toml, read_text
 from headgate.handler import check_setting, check_settings, known_names
+from headgate.projects.toml import line_of, parse_toml, read_text
 
 __all__ = ["ProjectFolders", "ProjectSource", "digest", "find_projects", "read_plain_project"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from headgate.errors import ConfigurationError
-from headgate.gateway.library import Library
-from headgate.handler import HandlerSettings, known_names
+from headgate.handler import HandlerSettings, Signature, known_names
+from headgate.projects.library import Library
 
 __all__ = ["Handler", "Problem", "Project", "Projects", "zone_problems"]
 
@@ -84,9 +84,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     name: str
     settings: HandlerSettings
     function: Callable[..., Any]
-    takes_context: bool
-    """Whether the function is called with payload and context, not with the payload alone."""
-    is_async: bool
+    signature: Signature
     file: Path
 
 

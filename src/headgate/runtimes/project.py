@@ -1,4 +1,4 @@
-"""The runtime of a project's handlers inside the gateway's own process."""
+"""The runtime of a project: each of its handlers has a gate, and a lane in which it runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
 
-__all__ = ["ThreadRuntime"]
+__all__ = ["ProjectRuntime"]
 
 POOL_SIZE = 8
 """Threads that run a project's Shared handlers at once."""
@@ -48,7 +48,7 @@ class Way(NamedTuple):
     @staticmethod
     def of(handler: Runnable) -> Way:
         """How this handler is to run."""
-        if handler.is_async:
+        if handler.signature.is_async:
             return Way("async", limited=True)
         settings = handler.settings
         # A Dedicated thread is the limit already, and its queue keeps the order.
@@ -60,7 +60,7 @@ def _release(gate: Gate) -> bool:
     return not isinstance(gate.lane, Handover) or gate.lane.release(gate)
 
 
-class ThreadRuntime:
+class ProjectRuntime:
     """
     Runs the handlers of one project: Shared ones in a pool of threads, Dedicated ones each on a
     thread of its own, ``async def`` ones as tasks on an event loop.
@@ -219,7 +219,7 @@ class ThreadRuntime:
 
     def _make_gate(self, handler: Runnable) -> Gate:
         lane: Lane
-        if handler.is_async:
+        if handler.signature.is_async:
             lane = self._tasks
         elif handler.settings.threading == "Dedicated":
             lane = self._add_dedicated(handler.name)
@@ -233,7 +233,7 @@ class ThreadRuntime:
     @staticmethod
     def _limits(handler: Runnable) -> Limits:
         concurrency = handler.settings.concurrency
-        if handler.is_async:
+        if handler.signature.is_async:
             concurrency = concurrency or MOST_TASKS
             return {"concurrency": concurrency, "places": concurrency}
         if not Way.of(handler).limited:

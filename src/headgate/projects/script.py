@@ -15,9 +15,10 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.handler import check_setting, check_settings
+from headgate.handler import Signature, check_setting, check_settings
+from headgate.projects.library import Library
 
-__all__ = ["ENTRY", "Script", "entry_function", "read_script", "takes_context"]
+__all__ = ["ENTRY", "Script", "load_function", "read_script"]
 
 ENTRY = "handleMessage"
 """Name of the function that a message handler's script defines."""
@@ -52,13 +53,32 @@ def read_script(file: Path) -> Script:
     return Script(file, code, _settings(tree, file=file))
 
 
-def entry_function(module: ModuleType, *, file: Path) -> Callable[..., Any]:
+def load_function(
+    script: Script, name: str, library: Library
+) -> tuple[Callable[..., Any], Signature]:
     """
-    The function that answers requests.
+    Run a script, and return the function that answers requests.
+
+    Args:
+        script: The script.
+        name: The handler's name.
+        library: Where it runs.
 
     Raises:
-        ConfigurationError: The script that ran does not define it.
+        ConfigurationError: It cannot be run, or defines no such function.
     """
+    try:
+        module = library.run(script.code, name=name, file=script.file)
+        function = _entry_function(module, file=script.file)
+        return function, _signature(function, file=script.file)
+    except ConfigurationError:
+        raise
+    except BaseException as error:
+        # SystemExit and CancelledError too: one script must not keep the others from loading.
+        raise library.explain(error, file=script.file) from error
+
+
+def _entry_function(module: ModuleType, *, file: Path) -> Callable[..., Any]:
     function = vars(module).get(ENTRY)
     if function is None:
         raise ConfigurationError(
@@ -70,15 +90,17 @@ def entry_function(module: ModuleType, *, file: Path) -> Callable[..., Any]:
     return answer
 
 
-def takes_context(function: Callable[..., Any], *, file: Path) -> bool:
-    """
-    Whether a function is called with payload and context, not with the payload alone.
+def _signature(function: Callable[..., Any], *, file: Path) -> Signature:
+    is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    return Signature(
+        takes_context=_takes_context(function, file=file),
+        is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
+        streams=is_stream,
+    )
 
-    It is if its second parameter has no default, or is named ``context``.
 
-    Raises:
-        ConfigurationError: It can be called with neither.
-    """
+def _takes_context(function: Callable[..., Any], *, file: Path) -> bool:
+    # It does if its second parameter has no default, or is named `context`.
     parameters = inspect.signature(function).parameters.values()
     required = [
         parameter.name
