@@ -30,9 +30,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The manual's functions stand on the scope alone, so clients and gateways can both offer them.
     "system": PURE | {"scope"},
     "threads": set(),
+    "files": set(),
     # L2: channel stands beside the others, gateway on all of them
-    **dict.fromkeys(BELOW_GATEWAY, PURE | {"wire", "scope", "threads"} | BELOW_GATEWAY),
-    "channel": PURE | {"wire", "security", "threads"},
+    **dict.fromkeys(BELOW_GATEWAY, PURE | {"wire", "scope", "threads", "files"} | BELOW_GATEWAY),
+    "channel": PURE | {"wire", "security", "threads", "files"},
     # What a worker process runs: it never sees the gateway, its store or its secrets.
     "worker": PURE | {"wire", "scope", "system", "threads", "projects", "runtimes"},
     "gateway": PURE | {"wire", "scope", "system", "threads", "channel"} | BELOW_GATEWAY,

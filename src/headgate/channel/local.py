@@ -18,21 +18,29 @@ from pathlib import Path
 
 import platformdirs
 
-from headgate.errors import ConfigurationError
+from headgate.channel.address import Address
+from headgate.errors import ConfigurationError, HeadgateError
+from headgate.files import write_whole
 
 __all__ = [
     "SETTINGS_FILE",
     "certificate_of_port",
     "data_folder",
     "forget_port",
+    "forget_url",
     "home_folder",
     "is_loopback",
     "publish_port",
+    "publish_url",
     "read_or_make_token",
+    "running_at",
     "token_of_port",
 ]
 
 TOKEN_BYTES = 32
+
+_URL = "url"
+"""The file of a data folder that has the URL of its gateway while that runs."""
 
 SETTINGS_FILE = "headgate.toml"
 """The usual name of a gateway's settings, which are looked for in the working folder."""
@@ -101,6 +109,27 @@ def forget_port(port: int, data: Path) -> None:
         pass
 
 
+def publish_url(url: str, data: Path) -> None:
+    """Leave the URL of a gateway in its data folder, for commands that name the folder."""
+    _write_private(data / _URL, url)
+
+
+def forget_url(data: Path) -> None:
+    """Remove it."""
+    (data / _URL).unlink(missing_ok=True)
+
+
+def running_at(data: Path) -> str | None:
+    """Return the URL of the gateway that runs on a data folder; None if none seems to."""
+    try:
+        url = (data / _URL).read_text(encoding="utf-8")
+        token = bytes.fromhex((data / "local-token").read_text("ascii"))
+        # Another gateway may have the port by now.
+        return url if token_of_port(Address(url).port) == token else None
+    except (OSError, ValueError, HeadgateError):
+        return None
+
+
 def token_of_port(port: int) -> bytes | None:
     """
     Return the token of this user's gateway on a port, None if there is none.
@@ -153,13 +182,8 @@ def _pointer(port: int) -> Path:
 
 
 def _write_private(file: Path, text: str) -> None:
-    """Write a file that only this user can read, so that nobody ever sees half of it."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f"{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    draft.replace(file)
+    write_whole(file, text.encode())
 
 
 def _is_open(file: Path, bits: int) -> bool:

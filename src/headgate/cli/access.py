@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL, OWN_HOST, url_of
-from headgate.channel.local import SETTINGS_FILE, data_folder, is_loopback
+from headgate.channel.local import SETTINGS_FILE, data_folder, is_loopback, running_at
 from headgate.cli.output import complain
 from headgate.errors import ConfigurationError
 
@@ -170,7 +170,6 @@ def _usual_url() -> str:
     except (OSError, ValueError) as error:
         complain(f"{SETTINGS_FILE} cannot be read: {error}\nSo {DEFAULT_URL} is called.")
         return DEFAULT_URL
-    from headgate.cli.administer import running_at
 
     def setting(name: str, default: str) -> str:
         return os.environ.get(f"HEADGATE_{name.upper()}") or str(stated.get(name, default))

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headgate.channel.address import Address
-from headgate.channel.local import data_folder, is_loopback, token_of_port
+from headgate.channel.local import data_folder, is_loopback, running_at
 from headgate.cli.access import Access
 from headgate.cli.config import load
 from headgate.cli.ends import server_parts
 from headgate.errors import (
     ConfigurationError,
     GatewayUnreachable,
-    HeadgateError,
     PayloadError,
 )
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from headgate.security.audit import Recorder
     from headgate.store import Store
 
-__all__ = ["Place", "administer", "chosen_folder", "running_at"]
+__all__ = ["Place", "administer", "chosen_folder"]
 
 SECONDS = 30.0
 """Seconds that a running gateway has for an answer."""
@@ -104,17 +103,6 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
         return _do(place, folder, action, payload)
     except PayloadError as error:
         raise ConfigurationError(error.message) from None
-
-
-def running_at(folder: Path) -> str | None:
-    """Return the URL of the gateway that runs on a folder; None if none seems to."""
-    try:
-        url = (folder / "url").read_text(encoding="utf-8")
-        token = bytes.fromhex((folder / "local-token").read_text("ascii"))
-        # Another gateway may have the port by now.
-        return url if token_of_port(Address(url).port) == token else None
-    except (OSError, ValueError, HeadgateError):
-        return None
 
 
 def _ask(access: Access, action: str, payload: dict[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from headgate import __version__
-from headgate.channel.local import read_or_make_token
+from headgate.channel.local import forget_url, publish_url, read_or_make_token
 from headgate.channel.protocol import Channel
 from headgate.channel.server import Logins, Peer, ServerChannel
 from headgate.channel.site import Site
@@ -140,7 +140,7 @@ class Reception:
         """
         self._open = True
         await self.port.open()
-        self._url_file.write_text(self.port.own_url, encoding="utf-8")
+        publish_url(self.port.own_url, self._data)
 
     def close(self) -> None:
         """Let nobody in any more; the sessions go on."""
@@ -154,7 +154,7 @@ class Reception:
             session.close("the gateway stops")
         await self.port.over()
         self._leaving.finish()
-        self._url_file.unlink(missing_ok=True)
+        forget_url(self._data)
         self.limiter.excess.stop()
 
     def apply(self, settings: Settings) -> None:
@@ -176,11 +176,6 @@ class Reception:
             for name, size in session.stats().items():
                 sizes[f"session_{name}"] = sizes.get(f"session_{name}", 0) + size
         return sizes
-
-    @property
-    def _url_file(self) -> Path:
-        # Where commands for this folder find the gateway while it runs.
-        return self._data / "url"
 
     # --- the door --------------------------------------------------------------------------------
 

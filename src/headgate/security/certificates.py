@@ -12,7 +12,6 @@ Keys are for elliptic curves (P-256), in files that only their owner can read.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import socket
@@ -38,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from headgate.errors import ConfigurationError
+from headgate.files import write_whole
 
 __all__ = ["Certificate", "Folder", "copy_certificate", "names_of_this_machine", "uri_of"]
 
@@ -420,19 +420,7 @@ def _reason(error: Exception) -> str:
 
 
 def _write(file: Path, data: bytes, *, private: bool = False) -> None:
-    """Write a file so that nobody ever sees half of it, nor, if it is private, any of it."""
     # The folder above may be the gateway's own, and not be there yet.
     for folder in (file.parent.parent, file.parent):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    mode = 0o600 if private else 0o644
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    write_whole(file, data, mode=0o600 if private else 0o644)

@@ -12,6 +12,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from headgate.errors import ConfigurationError
+from headgate.files import sync_folder, write_whole
 from headgate.security.audit.chain import (
     Head,
     Line,
@@ -25,10 +26,8 @@ from headgate.security.audit.chain import (
 from headgate.security.audit.keys import (
     public_bytes,
     read_key,
-    sync_folder,
     write_key,
     write_public_key,
-    write_whole,
 )
 from headgate.security.audit.record import AuditSettings, Record
 

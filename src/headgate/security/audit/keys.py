@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from headgate.errors import ConfigurationError
+from headgate.files import write_whole
 
 __all__ = [
     "fingerprint",
@@ -26,10 +27,8 @@ __all__ = [
     "public_bytes",
     "read_key",
     "read_public_key",
-    "sync_folder",
     "write_key",
     "write_public_key",
-    "write_whole",
 ]
 
 
@@ -98,33 +97,6 @@ def is_signed(public: bytes, signature: bytes, data: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Write a file that only this user can read, on the disk, so that there is never half of it."""
-    draft = file.with_name(f"{file.name}.new")
-    draft.unlink(missing_ok=True)  # of a process that was killed
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names of files in a folder on the disk; Windows does that by itself."""
-    if os.name != "nt":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _pem(key: Ed25519PublicKey) -> bytes:
