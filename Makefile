@@ -5,7 +5,7 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo run test lint types format bench bench-quick reconnects soak soak-reload build clean
+.PHONY: help demo run test lint types format bench bench-quick reconnects soak soak-kills soak-reload build clean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -47,6 +47,9 @@ reconnects: $(STAMP)  ## 10,000 sessions are cut at once and come back by ticket
 
 soak: $(STAMP)  ## 20 minutes of load, cut connections and restarts; every request is accounted for
 	@$(BIN)/python -m soak $(SOAK)
+
+soak-kills: $(STAMP)  ## 50,000 requests to worker processes, of which 5 % crash or are killed; minutes
+	@$(BIN)/python -m soak.kills $(SOAK)
 
 soak-reload: $(STAMP)  ## a thousand edits of handlers while 2,000 requests a second run; 3 minutes
 	@HEADGATE_SOAK_EDITS=1000 $(BIN)/pytest -q -s tests/gateway/test_reload_under_load.py

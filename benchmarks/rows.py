@@ -20,6 +20,7 @@ from benchmarks.load import (
     p99,
     throughput,
 )
+from benchmarks.pipe import PIPE
 from benchmarks.processes import Contender
 
 __all__ = ["ROWS", "UNMEASURED", "Bar", "Row", "Unit"]
@@ -37,6 +38,7 @@ class Unit:
 PER_SECOND = Unit(
     "requests a second", lambda n: f"{n / 1e3:.1f} k/s" if n >= 1e3 else f"{n:.0f} /s"
 )
+VALUES = Unit("values a second", lambda n: f"{n / 1e3:.0f} k/s")
 SECONDS = Unit("seconds", lambda n: f"{n * 1e6:.0f} µs" if n < 1e-3 else f"{n * 1e3:.1f} ms")
 BYTES = Unit("bytes", lambda n: f"{n / 1e3:.1f} KB")
 
@@ -47,9 +49,11 @@ class Bar:
 
     limit: float
     at_least: bool
+    unit: Unit | None = None
+    """What a figure that stands alone is counted in."""
 
     def __str__(self) -> str:
-        limit = f"{self.limit:g}" if self.limit < 1000 else BYTES.text(self.limit)
+        limit = f"{self.limit:g}" if self.unit is None else self.unit.text(self.limit)
         return f"{'≥' if self.at_least else '≤'} {limit}"
 
     def reached(self, value: float) -> bool:
@@ -123,6 +127,30 @@ CORE_ROWS = [
         "bare hop",
         bar=at_least(0.6),
     ),
+    Row(
+        "process",
+        "`process` handler, one worker, 256 in flight",
+        PER_SECOND,
+        loaded(gateway.PROCESS, throughput),
+        loaded(SYNC, throughput),
+        "a thread's handler",
+    ),
+    Row(
+        "process-p50",
+        "`process` handler, one at a time, p50",
+        SECONDS,
+        loaded(gateway.PROCESS, p50),
+        loaded(PIPE, p50),
+        "bare pipe",
+    ),
+    Row(
+        "stream",
+        "stream of small values",
+        VALUES,
+        loaded(gateway.STREAM, gateway.streamed),
+        beside_name="",
+        bar=at_least(150_000, unit=VALUES),
+    ),
     beside_echo("large", "1 MB there and back, 4 in flight", PER_SECOND, large_payloads)(
         bar=at_least(0.6)
     ),
@@ -183,7 +211,7 @@ CORE_ROWS = [
         BYTES,
         company.bytes_a_session,
         beside_name="",
-        bar=at_most(20_000),
+        bar=at_most(20_000, unit=BYTES),
         most_pairs=3,
     ),
 ]

@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.chart import chart
 from benchmarks.load import Load
 from benchmarks.pairs import Comparison
-from benchmarks.rows import ROWS, UNMEASURED, Bar
+from benchmarks.rows import BYTES, ROWS, UNMEASURED, Bar
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_results_name_no_machine(results: report.Results) -> None:
         (Bar(0.6, at_least=True), 0.6, ["≥ 0.6", "reached"]),
         (Bar(0.6, at_least=True), 0.59, ["≥ 0.6", "missed"]),
         (Bar(2, at_least=False), 2.1, ["≤ 2", "missed"]),
-        (Bar(20_000, at_least=False), 12_000, ["≤ 20.0 KB", "reached"]),
+        (Bar(20_000, at_least=False, unit=BYTES), 12_000, ["≤ 20.0 KB", "reached"]),
         (None, 1.0, ["", ""]),
     ],
 )
