@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +14,7 @@ import typer
 
 from headgate.channel.address import DEFAULT_PORT, DEFAULT_URL, OWN_HOST, url_of
 from headgate.channel.local import SETTINGS_FILE, data_folder, is_loopback, running_at
+from headgate.cli.options import options_of, spread
 from headgate.cli.output import complain
 from headgate.errors import ConfigurationError
 
@@ -136,24 +135,13 @@ class Access:
 
 def calls(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `Access`, in place of its parameter ``access``."""
-    options = inspect.signature(Access, eval_str=True).parameters
     names = [each.name for each in fields(Access) if each.name != "token"]
 
-    @wraps(command)
-    def called(**given: Any) -> None:
-        values = {name: given.pop(name) for name in names}
-        values["url"] = values["url"] or _usual_url()
-        command(access=Access(token=os.environ.get("HEADGATE_TOKEN"), **values), **given)
+    def make(given: dict[str, Any]) -> Access:
+        url = given.pop("url") or _usual_url()
+        return Access(url=url, token=os.environ.get("HEADGATE_TOKEN"), **given)
 
-    own = inspect.signature(command, eval_str=True)
-    parameters: list[inspect.Parameter] = []
-    for parameter in own.parameters.values():
-        if parameter.name == "access":
-            parameters += [options[name] for name in names]
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    called.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return called
+    return spread(command, "access", options_of(Access), names, make)
 
 
 def _usual_url() -> str:

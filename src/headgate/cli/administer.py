@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from headgate.channel.local import data_folder, is_loopback, running_at
 from headgate.cli.access import Access
 from headgate.cli.config import load
 from headgate.cli.ends import server_parts
+from headgate.cli.options import Place
 from headgate.errors import (
     ConfigurationError,
     GatewayUnreachable,
@@ -24,49 +24,36 @@ if TYPE_CHECKING:
     from headgate.security.audit import Recorder
     from headgate.store import Store
 
-__all__ = ["Place", "administer", "chosen_folder"]
+__all__ = ["administer", "chosen_folder", "folder_of"]
 
 SECONDS = 30.0
 """Seconds that a running gateway has for an answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Which gateway is meant; one of them is enough."""
-
-    url: str | None = None
-    """Where it runs; what names its folder is stronger."""
-    data: Path | None = None
-    """Its own folder."""
-    name: str | None = None
-    """Its name, which its folder has by default."""
-    config: Path | None = None
-    """Its configuration. Default: ``headgate.toml`` in the working folder, if it is there."""
-
-    def folder(self) -> Path | None:
-        """
-        Return the gateway's own folder; None if only its URL is known.
-
-        Raises:
-            ConfigurationError: The configuration cannot be read.
-        """
-        if self.data is None and self.name is None and self.config is None and self.url:
-            return None
-        return chosen_folder(self.data, self.name, self.config)
-
-
-def chosen_folder(data: Path | None, name: str | None, config: Path | None) -> Path:
+def folder_of(place: Place) -> Path | None:
     """
-    Return the gateway's own folder that the options mean, as `Place` has them.
+    Return the own folder of the gateway that is meant; None if only its URL is known.
 
     Raises:
         ConfigurationError: The configuration cannot be read.
     """
-    if data is not None:
-        return data
-    settings = load(config).settings
-    if name is not None or settings.data is None:
-        return data_folder(name or settings.name)
+    if place.url and place == Place(url=place.url):
+        return None
+    return chosen_folder(place)
+
+
+def chosen_folder(place: Place) -> Path:
+    """
+    Return the own folder of the gateway that is meant, whatever its URL.
+
+    Raises:
+        ConfigurationError: The configuration cannot be read.
+    """
+    if place.data is not None:
+        return place.data
+    settings = load(place.config).settings
+    if place.name is not None or settings.data is None:
+        return data_folder(place.name or settings.name)
     return settings.data
 
 
@@ -87,7 +74,7 @@ def administer(place: Place, action: str, payload: dict[str, Any]) -> Any:
         ConfigurationError: Something about the payload or the place is wrong.
         RequestError: The gateway refused, failed, or has no such user, token or certificate.
     """
-    folder = place.folder()
+    folder = folder_of(place)
     url = place.url if folder is None else running_at(folder)
     try:
         if url is not None:

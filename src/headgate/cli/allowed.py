@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from headgate.cli.administer import Place
+from headgate.cli.administer import folder_of
 from headgate.cli.config import load
 from headgate.cli.ends import ExitCode, reporting, server_parts
+from headgate.cli.options import Place
 from headgate.cli.output import print_document
 from headgate.errors import ConfigurationError, PermissionDenied
 from headgate.scope import GATEWAY_PROJECT
@@ -80,7 +81,7 @@ def _decided(asked: Asked, place: Place) -> tuple[Caller, Decision]:
     # Without a file there may be rules in the environment.
     place_of_rules = "the configuration" if file is None else file.name
     policy.configure(settings.permission, settings.zones, file=place_of_rules)
-    folder = place.folder()
+    folder = folder_of(place)
     assert folder is not None  # without a URL there is always one
     found = read_folder(folder, lambda c: _stored(c, asked.user))
     rules, roles = found or ([], frozenset())

@@ -12,7 +12,7 @@ from headgate.channel.address import DEFAULT_PORT
 from headgate.cli import audit, cert, permission, users
 from headgate.cli.access import Access, calls
 from headgate.cli.ends import EXIT_CODES, reporting
-from headgate.cli.options import Config, Data, GatewayName, Json
+from headgate.cli.options import Config, Data, GatewayName, Json, Place
 from headgate.errors import ConfigurationError
 
 __all__ = ["app"]
@@ -297,7 +297,6 @@ def check(
 
         check(Path(folder) if folder else projects, named, config=config, as_json=as_json)
         return
-    from headgate.cli.administer import Place
     from headgate.cli.allowed import Asked, check_access
 
     asked = Asked(

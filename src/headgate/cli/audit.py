@@ -17,7 +17,7 @@ import typer
 
 from headgate.cli.administer import chosen_folder
 from headgate.cli.ends import ExitCode, reporting, server_parts
-from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
+from headgate.cli.options import WHERE, Json, Place, placed
 from headgate.cli.output import complain, print_document, print_table
 from headgate.errors import ConfigurationError
 
@@ -47,6 +47,7 @@ Until = Annotated[str, typer.Option(metavar="TIME", help="Before then.")]
 
 
 @app.command("list")
+@placed(url=False)
 def list_rows(
     since: Since = "",
     until: Until = "",
@@ -60,9 +61,8 @@ def list_rows(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new rows until Ctrl-C.")
     ] = False,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -73,7 +73,7 @@ def list_rows(
     --json prints {"rows": […]}; with --follow one row a line.
     """
     with reporting(as_json=as_json):
-        folder = chosen_folder(data, gateway, config)
+        folder = chosen_folder(place)
         wanted = _filter(since, until, user=user, event=event, target=target, outcome=outcome)
         if follow:
             _follow(folder, wanted, limit=limit, as_json=as_json)
@@ -90,6 +90,7 @@ def list_rows(
 
 
 @app.command()
+@placed(url=False)
 def verify(
     head: Annotated[
         str,
@@ -98,9 +99,8 @@ def verify(
             help="A head that was kept elsewhere, by headgate audit head: the log must hold it.",
         ),
     ] = "",
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -114,7 +114,7 @@ def verify(
     "segments"}.
     """
     with reporting(as_json=as_json):
-        folder = chosen_folder(data, gateway, config)
+        folder = chosen_folder(place)
         with server_parts():
             from headgate.security.audit.verify import Anchor
             from headgate.security.audit.verify import verify as verify_log
@@ -139,6 +139,7 @@ def verify(
 
 
 @app.command()
+@placed(url=False)
 def export(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="A new file; - for stdout.")
@@ -153,9 +154,8 @@ def export(
             show_default=False,
         ),
     ] = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
 ) -> None:
     """
     Write rows to a file, as JSON lines or CSV.
@@ -163,7 +163,7 @@ def export(
     In CSV, a text that a spreadsheet would take for a formula begins with '.
     """
     with reporting():
-        rows = _rows(chosen_folder(data, gateway, config), _filter(since, until))
+        rows = _rows(chosen_folder(place), _filter(since, until))
         write = _write_csv if (form or output.suffix.lstrip(".")) == "csv" else _write_lines
         with _readable():
             if str(output) == "-":
@@ -175,14 +175,14 @@ def export(
 
 
 @app.command()
+@placed(url=False)
 def head(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.", show_default=False),
     ] = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
 ) -> None:
     """
     Print the log's head, to be kept on another machine.
@@ -190,7 +190,7 @@ def head(
     It is one line of JSON: which row is the last one, its hash, and a signature.
     """
     with reporting():
-        folder = chosen_folder(data, gateway, config)
+        folder = chosen_folder(place)
         with server_parts():
             from headgate.security.audit.keys import fingerprint
             from headgate.security.audit.verify import read_head

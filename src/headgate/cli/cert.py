@@ -12,7 +12,7 @@ from headgate.channel.address import DEFAULT_PORT, url_of
 from headgate.channel.local import is_loopback
 from headgate.cli.config import load
 from headgate.cli.ends import reporting, server_parts
-from headgate.cli.options import WHERE, Config, Data, GatewayName, Json
+from headgate.cli.options import WHERE, Json, Place, placed
 from headgate.cli.output import print_document
 from headgate.errors import ConfigurationError
 
@@ -40,11 +40,11 @@ Names = Annotated[
 
 
 @cert.command("init")
+@placed(url=False)
 def init(
     names: Names = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -56,22 +56,22 @@ def init(
     --json prints {"certificates": […]}, as `cert show` does.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway, config)
+        folder = _folder(place)
         folder.init([*(names or []), *_names_of_this_machine()])
         if as_json:
             _show_json(folder)
         else:
-            options = {"--data": data, "--name": gateway, "--config": config}
+            options = {"--data": place.data, "--name": place.name, "--config": place.config}
             named = [f"{part}" for pair in options.items() if pair[1] for part in pair]
-            _tell(folder, named, load(config).settings)
+            _tell(folder, named, load(place.config).settings)
 
 
 @cert.command("renew")
+@placed(url=False)
 def renew(
     names: Names = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -83,7 +83,7 @@ def renew(
     --json prints {"certificates": […]}, as `cert show` does.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway, config)
+        folder = _folder(place)
         folder.renew(names or [])
         if as_json:
             _show_json(folder)
@@ -95,6 +95,7 @@ def renew(
 
 
 @cert.command("client")
+@placed(url=False)
 def client(
     user: Annotated[
         str, typer.Argument(help="The user that it stands for.", metavar="USER", show_default=False)
@@ -113,9 +114,8 @@ def client(
             show_default=False,
         ),
     ] = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -124,7 +124,7 @@ def client(
     --json prints {"certificates": […]}, as `cert show` does, of this one.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway, config)
+        folder = _folder(place)
         whose = user or (host[0] if host else "")
         file = output or folder.path / "clients" / f"{_as_file_name(whose)}.pem"
         folder.client(file, user=user, hosts=host or [])
@@ -140,10 +140,10 @@ def client(
 
 
 @cert.command("show")
+@placed(url=False)
 def show(
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -152,7 +152,7 @@ def show(
     --json prints {"certificates": […]}.
     """
     with reporting(as_json=as_json):
-        folder = _folder(data, gateway, config)
+        folder = _folder(place)
         if as_json:
             _show_json(folder)
             return
@@ -161,12 +161,12 @@ def show(
                 print(line)
 
 
-def _folder(data: Path | None, gateway: str | None, config: Path | None) -> Folder:
+def _folder(place: Place) -> Folder:
     from headgate.cli.administer import chosen_folder
 
     with server_parts():
         from headgate.security.certificates import Folder
-    return Folder(chosen_folder(data, gateway, config) / "tls")
+    return Folder(chosen_folder(place) / "tls")
 
 
 def _names_of_this_machine() -> list[str]:

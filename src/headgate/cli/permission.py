@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from headgate.cli.ends import reporting
-from headgate.cli.options import WHERE_OR_URL, Config, Data, GatewayName, Json, Url
+from headgate.cli.options import WHERE_OR_URL, Json, Place, placed
 from headgate.cli.output import print_document, print_table
 
 __all__ = ["permission"]
@@ -28,11 +27,10 @@ def _several(metavar: str, help: str) -> Any:
 
 
 @permission.command("list")
+@placed(url=True)
 def permission_list(
-    url: Url = None,
-    data: Data = None,
-    gateway_name: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -40,7 +38,7 @@ def permission_list(
 
     --json prints {"rules": [{"where", "allow", "users", …}]}.
     """
-    found = _ask("list", {}, url, data, gateway_name, config, as_json=as_json)
+    found = _ask("list", {}, place, as_json=as_json)
     if as_json:
         print_document(found)
         return
@@ -52,6 +50,7 @@ def permission_list(
 
 
 @permission.command("add")
+@placed(url=True)
 def permission_add(
     allow: Annotated[
         bool, typer.Option("--allow/--refuse", help="May those whom it matches, or may they not?")
@@ -70,10 +69,8 @@ def permission_add(
         int | None,
         typer.Option(metavar="RULE", help="Before this rule of the database. Default: at the end."),
     ] = None,
-    url: Url = None,
-    data: Data = None,
-    gateway_name: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -94,16 +91,15 @@ def permission_add(
         "actions": action or [],
         "before": before,
     }
-    _tell(_ask("add", payload, url, data, gateway_name, config, as_json=as_json), as_json)
+    _tell(_ask("add", payload, place, as_json=as_json), as_json)
 
 
 @permission.command("remove")
+@placed(url=True)
 def permission_remove(
     rule: Annotated[int, typer.Argument(metavar="RULE", help="Its number in the list.")],
-    url: Url = None,
-    data: Data = None,
-    gateway_name: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -112,10 +108,11 @@ def permission_remove(
     --json prints {"change": {"number", "rule", "text", …}}.
     """
     payload = {"rule": rule}
-    _tell(_ask("remove", payload, url, data, gateway_name, config, as_json=as_json), as_json)
+    _tell(_ask("remove", payload, place, as_json=as_json), as_json)
 
 
 @permission.command("undo")
+@placed(url=True)
 def permission_undo(
     change: Annotated[
         int | None,
@@ -125,10 +122,8 @@ def permission_undo(
             show_default=False,
         ),
     ] = None,
-    url: Url = None,
-    data: Data = None,
-    gateway_name: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -137,15 +132,14 @@ def permission_undo(
     --json prints {"change": {"number", "rule", "text", "undoes", …}}.
     """
     payload = {"change": change}
-    _tell(_ask("undo", payload, url, data, gateway_name, config, as_json=as_json), as_json)
+    _tell(_ask("undo", payload, place, as_json=as_json), as_json)
 
 
 @permission.command("history")
+@placed(url=True)
 def permission_history(
-    url: Url = None,
-    data: Data = None,
-    gateway_name: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -153,7 +147,7 @@ def permission_history(
 
     --json prints {"changes": [{"number", "at", "user", "kind", "rule", "text", …}]}.
     """
-    found = _ask("history", {}, url, data, gateway_name, config, as_json=as_json)
+    found = _ask("history", {}, place, as_json=as_json)
     if as_json:
         print_document(found)
     elif found["changes"]:
@@ -168,17 +162,13 @@ _CONDITIONS = ("users", "roles", "zones", "gateways", "handlers", "actions")
 def _ask(
     action: str,
     payload: dict[str, Any],
-    url: str | None,
-    data: Path | None,
-    name: str | None,
-    config: Path | None,
+    place: Place,
     *,
     as_json: bool,
 ) -> Any:
-    from headgate.cli.administer import Place, administer
+    from headgate.cli.administer import administer
 
     with reporting(as_json=as_json):
-        place = Place(url=url, data=data, name=name, config=config)
         return administer(place, f"permission_{action}", payload)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from headgate.cli.ends import reporting
-from headgate.cli.options import WHERE_OR_URL, Config, Data, GatewayName, Json, Url
+from headgate.cli.options import WHERE_OR_URL, Json, Place, placed
 from headgate.cli.output import complain, print_document, print_table
 from headgate.errors import ConfigurationError
 
@@ -84,6 +84,7 @@ NoPassword = Annotated[
 
 
 @user.command("add")
+@placed(url=True)
 def user_add(
     name: Name,
     role: Roles = None,
@@ -91,10 +92,8 @@ def user_add(
     password_file: PasswordFile = None,
     password_stdin: PasswordStdin = False,
     no_password: NoPassword = False,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -104,7 +103,7 @@ def user_add(
 
     --json prints {"name", "roles", "hosts"}.
     """
-    act = _actor(url, data, gateway, config, as_json=as_json)
+    act = _actor(place, as_json=as_json)
     with reporting(as_json=as_json):
         password = _password(password_file, stdin=password_stdin, none=no_password)
         payload = {"name": name, "roles": role or [], "hosts": host or [], "password": password}
@@ -117,11 +116,10 @@ def user_add(
 
 
 @user.command("list")
+@placed(url=True)
 def user_list(
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -130,17 +128,16 @@ def user_list(
     --json prints {"users": [{"name", "roles", "hosts", "password", "created_at",
     "created_by", "changed_at"}]}; the password is true or false.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("user_list", {})
+    done = _actor(place, as_json=as_json)("user_list", {})
     _print_rows(done, "users", ("name", "roles", "hosts", "password", "created_at"), as_json)
 
 
 @user.command("remove")
+@placed(url=True)
 def user_remove(
     name: Name,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -148,20 +145,19 @@ def user_remove(
 
     --json prints {"name"}.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("user_remove", {"name": name})
+    done = _actor(place, as_json=as_json)("user_remove", {"name": name})
     _tell(done, f"Removed the user {done['name']!r}.", as_json)
 
 
 @user.command("passwd")
+@placed(url=True)
 def user_passwd(
     name: Name,
     password_file: PasswordFile = None,
     password_stdin: PasswordStdin = False,
     no_password: NoPassword = False,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -169,7 +165,7 @@ def user_passwd(
 
     --json prints {"name"}.
     """
-    act = _actor(url, data, gateway, config, as_json=as_json)
+    act = _actor(place, as_json=as_json)
     with reporting(as_json=as_json):
         password = _password(password_file, stdin=password_stdin, none=no_password)
     done = act("user_passwd", {"name": name, "password": password})
@@ -177,6 +173,7 @@ def user_passwd(
 
 
 @user.command("roles")
+@placed(url=True)
 def user_roles(
     name: Name,
     role: Roles = None,
@@ -186,10 +183,8 @@ def user_roles(
     remove: Annotated[
         list[str] | None, typer.Option(metavar="ROLE", help="One less.", show_default=False)
     ] = None,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -205,18 +200,17 @@ def user_roles(
                 "It is not said which roles", cure="Give --role, or --add and --remove"
             )
     payload = {"name": name, "roles": role or None, "add": add or [], "remove": remove or []}
-    done = _actor(url, data, gateway, config, as_json=as_json)("user_roles", payload)
+    done = _actor(place, as_json=as_json)("user_roles", payload)
     _tell(done, f"The user {done['name']!r} has {_listed('role', done['roles'])}.", as_json)
 
 
 @user.command("hosts")
+@placed(url=True)
 def user_hosts(
     name: Name,
     host: Hosts = None,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -227,7 +221,7 @@ def user_hosts(
     --json prints {"name", "hosts"}.
     """
     payload = {"name": name, "hosts": host or []}
-    done = _actor(url, data, gateway, config, as_json=as_json)("user_hosts", payload)
+    done = _actor(place, as_json=as_json)("user_hosts", payload)
     _tell(done, f"The user {done['name']!r} has {_listed('host', done['hosts'])}.", as_json)
 
 
@@ -235,6 +229,7 @@ def user_hosts(
 
 
 @token.command("create")
+@placed(url=True)
 def token_create(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user that it logs in as.")],
     label: Annotated[
@@ -260,10 +255,8 @@ def token_create(
     expires: Annotated[
         str, typer.Option(metavar="TIME", help="Good for so long: 90d, 12h, 30m; or never.")
     ] = TOKEN_LIFE,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -283,7 +276,7 @@ def token_create(
             "hosts": host or [],
             "seconds": _seconds(expires),
         }
-    done = _actor(url, data, gateway, config, as_json=as_json)("token_create", payload)
+    done = _actor(place, as_json=as_json)("token_create", payload)
     if as_json:
         print_document(done)
         return
@@ -296,12 +289,11 @@ def token_create(
 
 
 @token.command("list")
+@placed(url=True)
 def token_list(
     user: OfUser = None,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -311,7 +303,7 @@ def token_list(
     "created_at", "created_by", "expires_at", "used_at", "revoked_at", "state"}]};
     the state is good, expired or revoked.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("token_list", {"user": user})
+    done = _actor(place, as_json=as_json)("token_list", {"user": user})
     now = datetime.now(UTC)
     for row in done["tokens"]:
         row["state"] = _state(row, now)
@@ -320,12 +312,11 @@ def token_list(
 
 
 @token.command("revoke")
+@placed(url=True)
 def token_revoke(
     id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, as the list shows it.")],
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -333,7 +324,7 @@ def token_revoke(
 
     --json prints {"id", "user"}.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("token_revoke", {"id": id})
+    done = _actor(place, as_json=as_json)("token_revoke", {"id": id})
     _tell(done, f"Revoked the token {done['id']} of {done['user']!r}.", as_json)
 
 
@@ -341,6 +332,7 @@ def token_revoke(
 
 
 @certificate.command("add")
+@placed(url=True)
 def certificate_add(
     user: Annotated[str, typer.Argument(metavar="USER", help="Whose it is.")],
     file: Annotated[
@@ -361,10 +353,8 @@ def certificate_add(
             metavar="NAME", help="A name in it: dns:…, email:… or uri:….", show_default=False
         ),
     ] = None,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -378,18 +368,17 @@ def certificate_add(
     with reporting(as_json=as_json):
         der = None if file is None else _certificate(file)
     payload = {"user": user, "certificate": der, "spki": spki, "san": san}
-    done = _actor(url, data, gateway, config, as_json=as_json)("certificate_add", payload)
+    done = _actor(place, as_json=as_json)("certificate_add", payload)
     mark = done["san"] or f"SPKI {done['spki']}"
     _tell(done, f"Certificates with {mark} are those of {done['user']!r}.", as_json)
 
 
 @certificate.command("list")
+@placed(url=True)
 def certificate_list(
     user: OfUser = None,
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -398,17 +387,16 @@ def certificate_list(
     --json prints {"certificates": [{"id", "user", "spki", "san", "created_at",
     "created_by"}]}.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("certificate_list", {"user": user})
+    done = _actor(place, as_json=as_json)("certificate_list", {"user": user})
     _print_rows(done, "certificates", ("id", "user", "spki", "san", "created_at"), as_json)
 
 
 @certificate.command("remove")
+@placed(url=True)
 def certificate_remove(
     id: Annotated[int, typer.Argument(metavar="NUMBER", help="The number that the list shows.")],
-    url: Url = None,
-    data: Data = None,
-    gateway: GatewayName = None,
-    config: Config = None,
+    *,
+    place: Place,
     as_json: Json = False,
 ) -> None:
     """
@@ -416,20 +404,16 @@ def certificate_remove(
 
     --json prints {"id", "user"}.
     """
-    done = _actor(url, data, gateway, config, as_json=as_json)("certificate_remove", {"id": id})
+    done = _actor(place, as_json=as_json)("certificate_remove", {"id": id})
     _tell(done, f"Removed the certificate {done['id']} of {done['user']!r}.", as_json)
 
 
 # --- what they share -----------------------------------------------------------------------------
 
 
-def _actor(
-    url: str | None, data: Path | None, name: str | None, config: Path | None, *, as_json: bool
-) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+def _actor(place: Place, *, as_json: bool) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
     """Return what has an action done at the gateway that the options mean."""
-    from headgate.cli.administer import Place, administer
-
-    place = Place(url=url, data=data, name=name, config=config)
+    from headgate.cli.administer import administer
 
     def act(action: str, payload: dict[str, Any]) -> dict[str, Any]:
         with reporting(as_json=as_json):
