@@ -339,6 +339,13 @@ async def test_host_patterns(desk: Desk, claim: str, verified: str) -> None:
     assert (login.host, login.verified_host) == (claim, verified)
 
 
+async def test_a_bracket_in_a_host_pattern_is_a_bracket(desk: Desk) -> None:
+    """Host names have the patterns that rules have: there, too, only ``*`` and ``?`` mean more."""
+    await desk.user(hosts=["panel-[ab]"])
+    assert (await desk.by_password(host="panel-a")).verified_host == ""
+    assert (await desk.by_password(host="panel-[ab]")).verified_host == "panel-[ab]"
+
+
 async def test_host_pattern_of_a_token(desk: Desk) -> None:
     """A pattern of the token verifies as one of the user does, for that token alone."""
     await desk.user()

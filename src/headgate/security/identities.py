@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from time import time
 from typing import Protocol, TypeVar
 
@@ -31,7 +30,7 @@ from headgate.invocation import Caller
 from headgate.security.accounts import Accounts, Token, User
 from headgate.security.identity import ANONYMOUS, owner
 from headgate.security.passwords import PARAMETERS, Passwords
-from headgate.security.patterns import folded
+from headgate.security.patterns import folded, matcher
 from headgate.security.throttle import Throttle
 from headgate.security.tickets import TICKET_SECONDS, Claims, Ticket, Tickets
 from headgate.security.zones import HostPin, Networks
@@ -543,7 +542,7 @@ class Identities:
         user = self.accounts.users.get(folded(login.user)) if login.generation else None
         token = self.accounts.tokens.get(login.token)
         patterns = (user.hosts if user else ()) + (token.hosts if token else ())
-        matches = claimed and any(fnmatchcase(claimed, each.lower()) for each in patterns)
+        matches = claimed and patterns and matcher(patterns, fold=True)(folded(claimed))
         return claimed if matches else ""
 
 
