@@ -154,6 +154,12 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[Any], Any] | None = None
     """Turns a payload into what is annotated; raises PayloadError. None without an annotation."""
 
+    check_result: Callable[[Any], None] | None = None
+    """
+    Looks whether a result, or a value of a generator, is what is annotated; raises PayloadError
+    whose place begins with ``result``. None without an annotation.
+    """
+
     schema: Mapping[str, Any] | None = None
     """The JSON Schemas of ``payload`` and ``result``, as far as they are annotated."""
 

@@ -17,6 +17,7 @@ from typing import Any
 from headgate.errors import ConfigurationError
 from headgate.handler import Signature, check_setting, check_settings
 from headgate.projects.library import Library
+from headgate.projects.typed import read_annotations
 
 __all__ = ["ENTRY", "Script", "load_function", "read_script"]
 
@@ -92,10 +93,15 @@ def _entry_function(module: ModuleType, *, file: Path) -> Callable[..., Any]:
 
 def _signature(function: Callable[..., Any], *, file: Path) -> Signature:
     is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    takes_context = _takes_context(function, file=file)
+    checks = read_annotations(function, streams=is_stream, file=file)
     return Signature(
-        takes_context=_takes_context(function, file=file),
+        takes_context=takes_context,
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         streams=is_stream,
+        check=checks.payload,
+        check_result=checks.result,
+        schema=checks.schema,
     )
 
 

@@ -59,18 +59,19 @@ class Runnable(Protocol):
 def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
     """Run a handler on this thread; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
+    signature = handler.signature
     try:
-        payload = decode(invocation.payload)
+        payload = _received(invocation, signature)
     except PayloadError as error:
         error.started = False
         return Failure(error)
     try:
-        if handler.signature.takes_context:
+        if signature.takes_context:
             context = Context(invocation, report=report, time=monotonic)
             value = handler.function(payload, context)
         else:
             value = handler.function(payload)
-        return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
+        return _answer(value, invocation, signature)
     except BaseException as error:
         return failed(error, invocation)
 
@@ -78,27 +79,41 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
 async def execute_async(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
     """Run an ``async def`` handler as a task; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
+    signature = handler.signature
     try:
         try:
             if len(invocation.payload) >= LARGE:
-                payload = await asyncio.to_thread(decode, invocation.payload)
+                payload = await asyncio.to_thread(_received, invocation, signature)
             else:
-                payload = decode(invocation.payload)
+                payload = _received(invocation, signature)
         except PayloadError as error:
             error.started = False
             return Failure(error)
-        if handler.signature.takes_context:
+        if signature.takes_context:
             context = Context(invocation, report=report, time=monotonic)
             value = await handler.function(payload, context)
         else:
             value = await handler.function(payload)
-        return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
+        return _answer(value, invocation, signature)
     except asyncio.CancelledError as error:
         if not invocation.cancelled:
             return failed(error, invocation)
         return Failure(CancellationException("The handler was interrupted", started=True))
     except BaseException as error:
         return failed(error, invocation)
+
+
+def _received(invocation: Invocation, signature: Signature) -> Any:
+    payload = decode(invocation.payload)
+    return payload if signature.check is None else signature.check(payload)
+
+
+def _answer(value: Any, invocation: Invocation, signature: Signature) -> Outcome:
+    if not invocation.wants_result:
+        return NOTHING
+    if signature.check_result is not None:
+        signature.check_result(value)
+    return Encoded(encode(value, root="result"))
 
 
 def failed(error: BaseException, invocation: Invocation) -> Failure:
