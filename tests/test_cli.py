@@ -80,6 +80,10 @@ HANDLERS = {
         async def handleMessage(payload):
             return None
         """,
+    "typed": """
+        def handleMessage(payload: list[int]) -> dict[str, float]:
+            return {"mean": sum(payload) / len(payload)}
+        """,
 }
 
 
@@ -515,6 +519,39 @@ def test_handlers_for_machines(plant: Plant) -> None:
     found = json.loads(invoke("handlers", "--json").stdout)["handlers"]
     assert [each["handler"] for each in found] == sorted(HANDLERS)
     assert {"project", "handler", "threading", "file"} <= found[0].keys()
+
+
+def test_handlers_of_a_name(plant: Plant) -> None:
+    """A project and a handler narrow the list, and its problems; an unknown name is not found."""
+    found = json.loads(invoke("handlers", "P", "fast", "--json").stdout)
+    assert [each["handler"] for each in found["handlers"]] == ["fast"]
+    assert found["problems"] == []
+    found = json.loads(invoke("handlers", "P", "broken", "--json").stdout)
+    assert (found["handlers"], len(found["problems"])) == ([], 1)
+    assert len(json.loads(invoke("handlers", "P", "--json").stdout)["handlers"]) == len(HANDLERS)
+    result = invoke("handlers", "P", "nope", "--json")
+    assert (result.exit_code, error_of(result)["code"]) == (6, "handler_not_found")
+
+
+def test_schemas(plant: Plant) -> None:
+    """--schema prints JSON Schemas by project and handler, with and without --json the same."""
+    typed = {
+        "payload": {"type": "array", "items": {"type": "integer"}},
+        "result": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
+    assert json.loads(invoke("handlers", "--schema").stdout) == {
+        "P": {name: typed if name == "typed" else {} for name in HANDLERS}
+    }
+    result = invoke("handlers", "--schema", "P", "typed", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"P": {"typed": typed}})
+
+
+def test_payload_that_does_not_fit(plant: Plant) -> None:
+    """The error names the place in the payload; the handler has not begun."""
+    result = invoke("request", "P", "typed", '[1, "2"]', "--json")
+    error = error_of(result)
+    assert (result.exit_code, error["code"], error["started"]) == (1, "payload", False)
+    assert error["details"] == {"place": "payload[1]"}
 
 
 # --- reload --------------------------------------------------------------------------------------

@@ -344,7 +344,9 @@ def _schema_of_custom(kind: Any) -> dict[str, Any]:
     if _is_model(kind):
         schema: dict[str, Any] = kind.model_json_schema()
         return schema
-    return {} if kind is object else {"description": f"{kind.__module__}.{kind.__qualname__}"}
+    # msgspec asks for some schema: an empty one is none.
+    name = "anything" if kind is object else f"{kind.__module__}.{kind.__qualname__}"
+    return {"description": name}
 
 
 _DATASET: Final[dict[str, Any]] = {
