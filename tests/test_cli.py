@@ -544,6 +544,7 @@ def test_schemas(plant: Plant) -> None:
     }
     result = invoke("handlers", "--schema", "P", "typed", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (0, {"P": {"typed": typed}})
+    assert list(json.loads(result.stdout)["P"]["typed"]) == ["payload", "result"]
 
 
 def test_payload_that_does_not_fit(plant: Plant) -> None:

@@ -481,6 +481,9 @@ class TestLoading:
             ("dict[str, int] | dict[str, str]", "more than one dict type", "leave"),
             ("Own", "No payload arrives as ", "msgspec Struct"),
             ("Holder", "No payload arrives as ", "msgspec Struct"),
+            ("Later", "cannot be checked: name 'Missing' is not defined", ""),
+            ("Lines", "Line is a dataclass of pydantic inside a msgspec Struct", "BaseModel"),
+            ("Laters", "cannot be checked", ""),
         ],
     )
     def test_an_annotation_that_cannot_be_used_is_a_problem(
@@ -488,9 +491,14 @@ class TestLoading:
     ) -> None:
         """The problem names the script, the line, what is wrong, and what to write instead."""
         script = f"""
-            import dataclasses, pathlib
+            import dataclasses, msgspec, pathlib, pydantic
 
             class Own: pass
+            class Later(pydantic.BaseModel): number: "Missing"
+            @pydantic.dataclasses.dataclass
+            class Line: number: int
+            class Lines(msgspec.Struct): line: list[Line]
+            class Laters(msgspec.Struct): later: Later
 
             @dataclasses.dataclass
             class Holder:
@@ -502,7 +510,7 @@ class TestLoading:
         (found,) = problems(tmp_path, script)
         assert problem in found.what
         assert cure in found.cure
-        assert (Path(found.file).name, found.line) == ("test.py", 10)
+        assert (Path(found.file).name, found.line) == ("test.py", 15)
 
     def test_a_generator_that_is_annotated_as_none_is_a_problem(self, tmp_path: Path) -> None:
         """The problem says what to write."""

@@ -108,10 +108,11 @@ class _UnusableError(Exception):
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
     """What is annotated, as it stands there: ``payload``, whatever its name is, and ``result``."""
     signature = inspect.signature(function)
-    found = {"result": signature.return_annotation}
+    found = {}
     for parameter in list(signature.parameters.values())[:1]:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             found["payload"] = parameter.annotation
+    found["result"] = signature.return_annotation
     return {root: kind for root, kind in found.items() if kind is not signature.empty}
 
 
@@ -211,15 +212,11 @@ class _Msgspec:
     def __init__(self, kind: Any, root: str) -> None:
         self._kind = kind
         self._root = root
+        # From here on msgspec needs nothing of the script's modules, which a reload takes away.
         for custom in _customs(msgspec.inspect.type_info(kind), set()):
             _check_custom(custom, root)
         # msgspec keeps what it knows of a Struct, but reads a `list[Order]` anew each time.
         self._frame = msgspec.defstruct("Frame", [("value", kind)], array_like=True)
-        # It is read now: later, the modules of its generation may be gone.
-        try:
-            self._convert(())
-        except msgspec.ValidationError:
-            pass
 
     def make(self, value: Any) -> Any:
         return self._convert((value,)).value
@@ -251,6 +248,7 @@ class _Pydantic:
 
     def __init__(self, kind: Any, root: str) -> None:
         self._adapter = importlib.import_module("pydantic").TypeAdapter(kind)
+        self._adapter.rebuild(raise_errors=True)  # now, if a name was not known before
         self._root = root
 
     def make(self, value: Any) -> Any:
@@ -299,14 +297,15 @@ def _is_model(kind: Any) -> bool:
 
 
 def _customs(info: Any, seen: set[int]) -> Iterator[type]:
-    """The classes in an annotation that msgspec leaves to others."""
+    """The classes in an annotation that msgspec leaves to others, or should."""
     if isinstance(info, tuple):
         for member in info:
             yield from _customs(member, seen)
     elif isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(info) not in seen:
         seen.add(id(info))
-        if isinstance(info, msgspec.inspect.CustomType):
-            yield info.cls
+        kind = getattr(info, "cls", None)
+        if kind and (isinstance(info, msgspec.inspect.CustomType) or _is_model(kind)):
+            yield kind
         for name in info.__struct_fields__:
             yield from _customs(getattr(info, name), seen)
 
@@ -317,8 +316,17 @@ def _check_custom(kind: type, root: str) -> None:
 
     A result may be of any class; whether it can be sent is told when it is.
     """
-    if kind in (Dataset, object) or is_array(kind) or hasattr(kind, "model_validate"):
+    if kind in (Dataset, object) or is_array(kind):
         return
+    if hasattr(kind, "model_rebuild"):
+        kind.model_rebuild()
+        return
+    if _is_model(kind):
+        raise _UnusableError(
+            f"{kind.__qualname__} is a dataclass of pydantic inside a msgspec Struct, which would "
+            "make one without a check",
+            "Make it a BaseModel, or let the outer class be one of pydantic",
+        )
     try:
         isinstance(None, kind)
     except TypeError as error:

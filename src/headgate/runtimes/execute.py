@@ -61,7 +61,10 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
     current_invocation.set(invocation)
     signature = handler.signature
     try:
-        payload = _received(invocation, signature)
+        # As `_received`, without the price of a call.
+        payload = decode(invocation.payload)
+        if signature.check is not None:
+            payload = signature.check(payload)
     except PayloadError as error:
         error.started = False
         return Failure(error)
@@ -71,7 +74,11 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
             value = handler.function(payload, context)
         else:
             value = handler.function(payload)
-        return _answer(value, invocation, signature)
+        if not invocation.wants_result:
+            return NOTHING
+        if signature.check_result is not None:
+            signature.check_result(value)
+        return Encoded(encode(value, root="result"))
     except BaseException as error:
         return failed(error, invocation)
 
@@ -94,7 +101,11 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
             value = await handler.function(payload, context)
         else:
             value = await handler.function(payload)
-        return _answer(value, invocation, signature)
+        if not invocation.wants_result:
+            return NOTHING
+        if signature.check_result is not None:
+            signature.check_result(value)
+        return Encoded(encode(value, root="result"))
     except asyncio.CancelledError as error:
         if not invocation.cancelled:
             return failed(error, invocation)
@@ -104,16 +115,9 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
 
 
 def _received(invocation: Invocation, signature: Signature) -> Any:
+    """Return the payload as the handler gets it; raises PayloadError."""
     payload = decode(invocation.payload)
     return payload if signature.check is None else signature.check(payload)
-
-
-def _answer(value: Any, invocation: Invocation, signature: Signature) -> Outcome:
-    if not invocation.wants_result:
-        return NOTHING
-    if signature.check_result is not None:
-        signature.check_result(value)
-    return Encoded(encode(value, root="result"))
 
 
 def failed(error: BaseException, invocation: Invocation) -> Failure:
