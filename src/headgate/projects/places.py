@@ -30,6 +30,10 @@ _ENTRY: Final = "[...]"
 """An entry of a dictionary in a path of msgspec: it does not tell which."""
 
 
+_UNKNOWN: Final = object()
+"""A key that has to be found."""
+
+
 class Refusal(NamedTuple):
     """What is wrong with a value, and where."""
 
@@ -57,7 +61,7 @@ def refusal_by_path(told: str, value: Any, *, root: str, convert: Convert) -> Re
     rest = found["path"]
     while rest:
         step, rest = _first_step(rest, search.steps.value)
-        if not (search.find(rest) if step is None else search.follow(step, rest)):
+        if not (search.find(rest) if step is _UNKNOWN else search.follow(step, rest)):
             break
     place = search.steps.place + (".keys()" if found["key"] else "")
     return Refusal(found["text"], place, search.steps.value)
@@ -156,17 +160,18 @@ class _Search:
             return (
                 found is not None and found["text"] == self._text and found["path"].endswith(rest)
             )
-        except Exception:
+        except BaseException:
+            # Classes of a script may raise anything.
             return False
         return False
 
 
 def _first_step(path: str, value: Any) -> tuple[Any, str]:
-    """The first step of a path of msgspec, None for an unknown key, and the rest of the path."""
+    """The first step of a path of msgspec, which may be `_UNKNOWN`, and the rest of the path."""
     if index := _INDEX.match(path):
         return int(index[1]), path[index.end() :]
-    if path.startswith(_ENTRY):
-        return None, path[len(_ENTRY) :]
+    if path.startswith(_ENTRY) and isinstance(value, dict):
+        return _UNKNOWN, path[len(_ENTRY) :]
     # Names of fields may have dots: the longest that is there.
     names = [
         name
