@@ -12,6 +12,7 @@ from headgate.handler import PoolSettings
 from headgate.invocation import Caller, Invocation
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
 from headgate.runtimes.gate import Finished
+from headgate.runtimes.link import Load
 from headgate.threads import Mailbox
 
 __all__ = ["Host", "ProcessLane", "WorkerCode"]
@@ -29,8 +30,16 @@ class WorkerCode(msgspec.Struct, frozen=True, kw_only=True):
     """The scripts of its process handlers, by the handlers' names."""
     log_level: int
     """The lowest level that the gateway logs, as in `logging`."""
+    files: dict[str, bytes] = {}
+    """What stood in the scripts and library modules, by path, when the generation was loaded."""
     environment: tuple[str, ...] = ()
     """Names of the gateway's environment variables that the workers may see."""
+
+    def frame(self) -> Load:
+        """Return what a worker is told to load."""
+        return Load(
+            self.gateway, self.project, self.library, self.scripts, self.log_level, self.files
+        )
 
 
 class Host(Protocol):
