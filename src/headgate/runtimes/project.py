@@ -13,7 +13,7 @@ from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
 from headgate.runtimes.pool import Pool
-from headgate.runtimes.running import HandlerThread, Run
+from headgate.runtimes.running import HandlerThread, Run, WorkerRow
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
@@ -190,6 +190,11 @@ class ProjectRuntime:
     def runs(self) -> list[Run]:
         """What runs at this moment and where; abandoned runs included."""
         return [run for lane in self._lanes for run in lane.runs]
+
+    @property
+    def workers(self) -> list[WorkerRow]:
+        """The worker processes, idle ones included."""
+        return [row for lane in self._lanes for row in getattr(lane, "workers", ())]
 
     def queued(self) -> dict[str, int]:
         """Return how many invocations wait to begin, by handler."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Report, execute_async
-from headgate.runtimes.running import Run, Turn
+from headgate.runtimes.running import Run, ThreadRun, Turn
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class TaskLoop:
     @property
     def runs(self) -> list[Run]:
         """What runs at this moment, tasks that wait included."""
-        return [Run(invocation, self, task) for invocation, task in list(self._tasks.items())]
+        return [ThreadRun(invocation, self, task) for invocation, task in list(self._tasks.items())]
 
     @property
     def queued(self) -> list[Gate]:
