@@ -33,12 +33,14 @@ from headgate.gateway.reception import Reception
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
+from headgate.gateway.workers import Workers
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
 from headgate.projects.project import Problem, Project
 from headgate.projects.source import ProjectFolders
 from headgate.request import refuse_on_event_loop
+from headgate.runtimes.forkserver import ForkServer
 from headgate.runtimes.project import ProjectRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
@@ -155,6 +157,8 @@ class Gateway:
             options=configuration.options(),
         )
         self._hosting: Hosting | None = None
+        self._forking = threading.Lock()
+        self._forks: ForkServer | None = None
         self._running = Running(name, dict)
         self._live: LiveSettings | None = None
         self._on_settings = on_settings
@@ -301,6 +305,7 @@ class Gateway:
         hosting = self._hosting = Hosting(
             self._folders,
             system=lambda project: self.scope(project).system,
+            workers=Workers(self.name, self._forkserver),
             runtime=self._make_runtime,
             requests=self._requests,
             zones=self._zones,
@@ -401,10 +406,19 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        if self._forks is not None:
+            self._forks.close()
         self._reception.identities.close()
         if self._audit is not None:
             self._audit.close()
         self._store.close()
+
+    def _forkserver(self) -> ForkServer:
+        """Return what makes worker processes, on any thread; another one if it has died."""
+        with self._forking:
+            if self._forks is None or self._forks.is_dead:
+                self._forks = ForkServer(self.name)
+            return self._forks
 
     def _make_runtime(self, project: str) -> ProjectRuntime:
         assert self._loop is not None

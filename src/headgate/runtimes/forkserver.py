@@ -27,8 +27,8 @@ import msgspec
 from headgate.errors import ConfigurationError, GatewayUnreachable
 from headgate.runtimes.link import (
     FromWorker,
-    Load,
     Loaded,
+    Loading,
     Logged,
     NestedAnswer,
     NestedCall,
@@ -101,6 +101,8 @@ class WorkerProcess:
         """Frames that came right after `Loaded`, which nobody has looked at."""
         self.born = monotonic()
         """When it was made, on the monotonic clock."""
+        self.loading = ""
+        """The script or library module that it loads; empty if it is not known."""
         self.status: int | None = None
         """Exit code, or the number of the signal that ended it, negative; None while it lives."""
         self._pidfd = pidfd
@@ -121,7 +123,7 @@ class WorkerProcess:
         """
         self.sock.settimeout(max(0.001, deadline - monotonic()))
         try:
-            self._send(Load(code.gateway, code.project, code.library, code.scripts, code.log_level))
+            self._send(code.frame())
             for frame in self._frames(deadline):
                 if isinstance(frame, Loaded):
                     self.sock.setblocking(False)
@@ -148,7 +150,9 @@ class WorkerProcess:
 
     def _take_early(self, frame: FromWorker) -> None:
         """Take what a worker says while it loads."""
-        if isinstance(frame, Logged):
+        if isinstance(frame, Loading):
+            self.loading = frame.file
+        elif isinstance(frame, Logged):
             log(frame)
         elif isinstance(frame, NestedCall):
             text = "A script in a worker process can call only when it is loaded: call in a handler"

@@ -27,6 +27,7 @@ __all__ = [
     "Granted",
     "Load",
     "Loaded",
+    "Loading",
     "Logged",
     "NestedAnswer",
     "NestedCall",
@@ -68,6 +69,11 @@ class Load(msgspec.Struct, tag=1, array_like=True):
     """
     The session that numbers the requests of its scripts, as 20 hex digits: their ids are this and
     the numbers of their `NestedCall`. Empty if the gateway numbers them: it tells at their end.
+    """
+    files: dict[str, bytes] = {}
+    """
+    The scripts and library modules by their paths, as they were when the generation was loaded:
+    whatever stands on the disk by now, these are what is loaded.
     """
 
 
@@ -221,6 +227,13 @@ class Waits(msgspec.Struct, tag=24, array_like=True, gc=False):
     nested: int
 
 
+class Loading(msgspec.Struct, tag=26, array_like=True, gc=False):
+    """What the worker loads at this moment, told before `Loaded`: if it never comes, who is why."""
+
+    file: str
+    """The script or library module; empty between two of them."""
+
+
 class Logged(msgspec.Struct, tag=25, array_like=True, gc=False):
     """A record for the gateway's log."""
 
@@ -244,6 +257,7 @@ FromWorker = (
     | NestedGrant
     | Waits
     | Logged
+    | Loading
 )
 
 LENGTH: Final = 4

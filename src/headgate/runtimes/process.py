@@ -116,12 +116,21 @@ class WorkerCode(msgspec.Struct, frozen=True, kw_only=True):
     """The scripts of its process handlers, by the handlers' names."""
     log_level: int
     """The lowest level that the gateway logs, as in `logging`."""
+    files: dict[str, bytes] = {}
+    """What stood in the scripts and library modules, by path, when the generation was loaded."""
     environment: tuple[str, ...] = ()
     """Names of the gateway's environment variables that the workers may see."""
 
     def frame(self) -> Load:
         """Return what a worker is told to load."""
-        return Load(self.gateway, self.project, self.library, self.scripts, self.log_level)
+        return Load(
+            self.gateway,
+            self.project,
+            self.library,
+            self.scripts,
+            self.log_level,
+            files=self.files,
+        )
 
 
 class Host(Protocol):
