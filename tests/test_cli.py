@@ -956,7 +956,7 @@ def test_ps_lists_what_runs(plant: Plant) -> None:
         result = invoke("ps")
     assert result.exit_code == 0
     head, _, *lines = result.stdout.splitlines()
-    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "thread", "caller"]
+    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "place", "caller"]
     line = next(line for line in lines if " at panel-7" in line)
     assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
 

@@ -237,6 +237,11 @@ class ClientSession:
         self._session.progress(invocation.sequence, data)
         self._channel.flush_soon()
 
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Send values."""
+        self._session.items(invocation.sequence, parts)
+        self._channel.flush_soon()
+
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Tell what became of the handler."""
         self._session.fate(invocation.sequence, fate)

@@ -65,6 +65,11 @@ class Load(msgspec.Struct, tag=1, array_like=True):
     """The scripts of its process handlers, by the handlers' names."""
     log_level: int
     """The lowest level that the gateway logs, as in `logging`."""
+    origin: str = ""
+    """
+    The session that numbers the requests of its scripts, as 20 hex digits: their ids are this and
+    the numbers of their `NestedCall`. Empty if the gateway numbers them: it tells at their end.
+    """
     files: dict[str, bytes] = {}
     """
     The scripts and library modules by their paths, as they were when the generation was loaded:
@@ -181,7 +186,10 @@ class NestedCall(msgspec.Struct, tag=21, array_like=True, gc=False):
     number: int
     """Counted up by the worker from 1."""
     parent: int
-    """The run that it is made in; 0 on a thread that runs no handler."""
+    """
+    The run that it is made in, whose `Returned` comes later; 0 on a thread that may outlive it, or
+    that runs no handler.
+    """
     project: str
     handler: str
     payload: bytes
@@ -193,6 +201,10 @@ class NestedCall(msgspec.Struct, tag=21, array_like=True, gc=False):
     finishes: bool = False
     scope: str = ""
     filters: dict[str, str] = {}
+    caller: Caller | None = None
+    """Without a parent: on whose behalf; None for the gateway's own."""
+    ancestors: tuple[str, ...] = ()
+    """Without a parent: the ids of the requests whose handlers led to it."""
 
 
 class NestedCancel(msgspec.Struct, tag=22, array_like=True, gc=False):

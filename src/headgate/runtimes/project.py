@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, TypedDict
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
+from headgate.runtimes.emitter import Emitter
 from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
 from headgate.runtimes.pool import Pool
-from headgate.runtimes.running import HandlerThread, Run
+from headgate.runtimes.running import HandlerThread, Run, WorkerRow
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
@@ -98,7 +99,7 @@ class ProjectRuntime:
             begin=begin,
             ends=ends,
             loop=loop,
-            report=self._report,
+            outlet=self,
             on_wait=self._on_wait,
         )
         self._dedicated: list[Pool] = []
@@ -191,6 +192,11 @@ class ProjectRuntime:
         """What runs at this moment and where; abandoned runs included."""
         return [run for lane in self._lanes for run in lane.runs]
 
+    @property
+    def workers(self) -> list[WorkerRow]:
+        """The worker processes, idle ones included."""
+        return [row for lane in self._lanes for row in getattr(lane, "workers", ())]
+
     def queued(self) -> dict[str, int]:
         """Return how many invocations wait to begin, by handler."""
         gates = [*self._gates.values(), *self._left]
@@ -263,12 +269,19 @@ class ProjectRuntime:
     # --- on a handler's thread -------------------------------------------------------------------
 
     def _work(self, invocation: Invocation, gate: Gate) -> Outcome:
-        return begin(invocation) or execute(invocation, gate.handler, self._report)
+        return begin(invocation) or execute(invocation, gate.handler, self)
 
-    def _report(self, invocation: Invocation, value: Any) -> None:
+    def report(self, invocation: Invocation, value: Any) -> None:
         data = encode(value, root="progress")
         waiting, invocation.reported = invocation.reported, data
-        if waiting is None and isinstance(invocation.place, Gate):
+        if waiting is None:
+            self._tell(invocation)
+
+    def open_stream(self, invocation: Invocation) -> Emitter:
+        return Emitter(invocation, self._tell)
+
+    def _tell(self, invocation: Invocation) -> None:
+        if isinstance(invocation.place, Gate):
             self._ends.post((invocation, invocation.place, None))
 
     def _on_wait(self, invocation: Invocation) -> None:
