@@ -87,7 +87,7 @@ class FirstWorker:
                 process, loaded = self._load(code)
             except ConfigurationError as error:
                 blamed = [name for name, file in code.scripts.items() if file == error.file]
-                if not blamed or monotonic() >= self._deadline:
+                if not blamed or self._given_up or monotonic() >= self._deadline:
                     return Crew(problems=[*problems, Problem.of(error, project=code.project)])
                 for name in blamed:
                     problems.append(Problem.of(error, project=code.project, handler=name))
@@ -143,8 +143,11 @@ def _place(process: WorkerProcess, code: WorkerCode) -> tuple[str, int | None]:
     process.signal(signal.SIGUSR2)
     found = _FRAME.findall(_dumped(process))
     own = [(file, int(line)) for file, line in found if file in code.files]
-    # The innermost is the first of them.
-    return next(iter(own), (process.loading, None))
+    if own:
+        # The innermost is the first of them.
+        return own[0]
+    scripts = list(code.scripts.values())
+    return process.loading or (scripts[0] if len(scripts) == 1 else ""), None
 
 
 def _dumped(process: WorkerProcess) -> str:
