@@ -139,7 +139,7 @@ class FirstWorker:
 
 
 def _place(process: WorkerProcess, code: WorkerCode) -> tuple[str, int | None]:
-    """Where a worker is, or was when it died: a file of the project and, if it lives, the line."""
+    """Where a worker is, or was when it died: a file of the project, and perhaps the line."""
     process.signal(signal.SIGUSR2)
     found = _FRAME.findall(_dumped(process))
     own = [(file, int(line)) for file, line in found if file in code.files]
@@ -151,11 +151,11 @@ def _place(process: WorkerProcess, code: WorkerCode) -> tuple[str, int | None]:
 
 
 def _dumped(process: WorkerProcess) -> str:
-    """Return the stacks of a worker's threads; empty if it does not tell them."""
+    """Return the stack that a worker tells, or told when it crashed; empty if it does not."""
     text = b""
     poll = select.poll()
     poll.register(process.dump, select.POLLIN)
-    while process.status is None and poll.poll(DUMP_MILLISECONDS):
+    while poll.poll(DUMP_MILLISECONDS if process.status is None else 0):
         piece = os.read(process.dump, 65536)
         text += piece
         if not piece:
