@@ -154,6 +154,9 @@ def failed(error: BaseException, invocation: Invocation) -> Failure:
 
     The traceback is logged too: nobody else gets that of a message's handler.
     """
+    if isinstance(error, KeyboardInterrupt) and invocation.cancelled:
+        # A worker's signal: it is to stop.
+        return interrupted()
     try:
         return _described(error, invocation)
     except BaseException as problem:
