@@ -203,5 +203,7 @@ def _script_traceback(error: BaseException) -> str:
     frames = error.__traceback__
     if frames is not None:
         frames = frames.tb_next
+    if frames is not None and frames.tb_frame.f_code in (stream.__code__, stream_async.__code__):
+        frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
     return "".join(lines)[-MAX_TRACEBACK:]
