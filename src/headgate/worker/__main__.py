@@ -118,7 +118,9 @@ class Nursery:
                 if not data:
                     self._end()
                     return None
-                birth = self._fork(Birth(*fds, msgspec.msgpack.decode(data, type=Order).environment))
+                birth = self._fork(
+                    Birth(*fds, msgspec.msgpack.decode(data, type=Order).environment)
+                )
                 if birth is not None:
                     return birth
 
