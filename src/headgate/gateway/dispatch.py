@@ -17,6 +17,7 @@ from headgate.errors import (
     ClientNotFound,
     DeadlockError,
     GatewayUnreachable,
+    HandlerKilled,
     HandlerNotFound,
     Overloaded,
     PayloadError,
@@ -491,7 +492,7 @@ def _fate(outcome: Outcome) -> str:
     if isinstance(outcome, Failure):
         if outcome.error.started is False:
             return Fate.NOT_STARTED
-        if isinstance(outcome.error, CancellationException):
+        if isinstance(outcome.error, CancellationException | HandlerKilled):
             return Fate.STOPPED
     return Fate.FINISHED
 
