@@ -44,7 +44,8 @@ class Marks:
 
     def text(self, name: str) -> str:
         """Statements that note who runs them."""
-        return f"import os\nopen({str(self._folder / name)!r}, 'a').write(f'{{os.getpid()}} ')\n"
+        file = str(self._folder / name)
+        return f"import os\nwith open({file!r}, 'a') as f: f.write(f'{{os.getpid()}} ')\n"
 
     def of(self, name: str) -> set[int]:
         """The processes that have run the statements of this name."""
@@ -182,7 +183,7 @@ def handleMessage(payload):
                 "common/library/lib.py": marks.text("library") + "VALUE = 5\n",
                 "common/project.toml": "[defaults]\nruntime = 'process'",
                 "ACME/test": "def handleMessage(payload): return lib.VALUE",
-                "ACME/project.toml": "parent = 'common'",
+                "ACME/project.toml": "parent = 'common'\n[defaults]\nruntime = 'process'",
             }
         )
         assert acme.call() == 5
@@ -205,7 +206,7 @@ class TestCheck:
         loaded = check(
             {
                 "ACME/syntax": PROCESS + "def handleMessage(payload)\n",
-                "ACME/missing": marks.text("missing") + PROCESS + "import nothing_of_that_name\n",
+                "ACME/missing": marks.text("missing") + "import nothing_of_that_name\n" + answer(1),
                 "ACME/empty": PROCESS.replace("@headgate", "x = 1 #") + "",
                 "ACME/fine": marks.text("fine") + answer(1),
                 "ACME/project.toml": "[handlers.empty]\nruntime = 'process'",
@@ -213,7 +214,7 @@ class TestCheck:
         )
         found = {p.handler: p for p in loaded.problems}
         assert found.keys() == {"syntax", "missing", "empty"}
-        assert (found["syntax"].line, found["missing"].line) == (3, 5)
+        assert (found["syntax"].line, found["missing"].line) == (3, 3)
         assert "Install 'nothing_of_that_name'" in found["missing"].cure
         assert "does not define handleMessage" in found["empty"].what
         assert all(Path(p.file).name == f"{name}.py" for name, p in found.items())
@@ -329,7 +330,14 @@ class TestReload:
     @pytest.mark.parametrize("mistake", ["def", "import os; os._exit(3)", "1 / 0"])
     def test_a_mistake_takes_nothing_away(self, plant: Any, mistake: str) -> None:
         """Not even from workers that begin after it was saved."""
-        acme = plant({"ACME/test": answer(1), "ACME/dies": DIES, "ACME/library/lib.py": "X = 1"})
+        acme = plant(
+            {
+                "ACME/test": answer(1),
+                "ACME/dies": DIES,
+                "ACME/library/lib.py": "X = 1",
+                "ACME/project.toml": "[defaults]\nruntime = 'process'",
+            }
+        )
         reloaded = acme.reload({"ACME/test": mistake, "ACME/library/lib.py": "X ="})
         assert reloaded.kept == ("ACME",)
         for _ in range(3):
@@ -351,7 +359,7 @@ class TestReload:
         with open(gate, "w"):
             acme.reload({"ACME/hold": answer(2), "ACME/test": answer(2)})
             assert acme.call() == 2
-            assert not held.done()
+            assert not held.done
         assert held.get() == 1
         assert acme.call("hold") == 2
 
