@@ -24,6 +24,7 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.config import Configuration, Settings
+from headgate.gateway.crew import Workers
 from headgate.gateway.dispatch import Dispatch
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
@@ -33,7 +34,6 @@ from headgate.gateway.reception import Reception
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
-from headgate.gateway.workers import Workers
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
@@ -406,16 +406,25 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
-        if self._forks is not None:
-            self._forks.close()
+        with self._forking:
+            forks, self._forks = self._forks, None
+        if forks is not None:
+            forks.close()
         self._reception.identities.close()
         if self._audit is not None:
             self._audit.close()
         self._store.close()
 
     def _forkserver(self) -> ForkServer:
-        """Return what makes worker processes, on any thread; another one if it has died."""
+        """
+        Return what makes worker processes, on any thread; another one if it has died.
+
+        Raises:
+            ConfigurationError: The gateway stops.
+        """
         with self._forking:
+            if self._stopping:
+                raise ConfigurationError("The gateway stops: it makes no worker processes")
             if self._forks is None or self._forks.is_dead:
                 if self._stopping:
                     raise ConfigurationError(f"The gateway {self.name!r} stops")

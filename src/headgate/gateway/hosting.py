@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
+from headgate.gateway.crew import Workers
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.plan import Key, Plan, make_plan
 from headgate.gateway.requests import Requests
 from headgate.gateway.watch import Watch
-from headgate.gateway.workers import Workers
 from headgate.projects.project import Problem, Project, zone_problems
 from headgate.projects.source import ProjectFolders, ProjectSource
 from headgate.runtimes.project import ProjectRuntime

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from headgate.errors import ConfigurationError
-from headgate.gateway.workers import Crew, FirstWorker, Workers, lowest_log_level
+from headgate.gateway.crew import Crew, FirstWorker, Workers, lowest_log_level
 from headgate.handler import HandlerSettings, PoolSettings, Signature
 from headgate.projects.library import Library
 from headgate.projects.lineage import HandlerSource, Lineage

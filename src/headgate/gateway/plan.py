@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headgate.errors import ConfigurationError
+from headgate.gateway.crew import Workers
 from headgate.gateway.loading import LOAD_SECONDS, changed_since, lineage_key, load, read_sources
-from headgate.gateway.workers import Workers
 from headgate.projects.project import Problem, Project
 from headgate.projects.source import ProjectFolders, ProjectSource
 

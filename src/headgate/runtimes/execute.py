@@ -154,6 +154,9 @@ def failed(error: BaseException, invocation: Invocation) -> Failure:
 
     The traceback is logged too: nobody else gets that of a message's handler.
     """
+    if isinstance(error, KeyboardInterrupt) and invocation.cancelled:
+        # A worker's signal: it is to stop.
+        return interrupted()
     try:
         return _described(error, invocation)
     except BaseException as problem:
@@ -199,6 +202,8 @@ def _script_traceback(error: BaseException) -> str:
     """Format the traceback from the script's first frame on: what ran it is not its concern."""
     frames = error.__traceback__
     if frames is not None:
+        frames = frames.tb_next
+    if frames is not None and frames.tb_frame.f_code in (stream.__code__, stream_async.__code__):
         frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
     return "".join(lines)[-MAX_TRACEBACK:]

@@ -177,7 +177,7 @@ class Item(msgspec.Struct, tag=10, array_like=True, gc=False):
     """
 
     id: int
-    parts: list[bytes]
+    parts: Annotated[list[bytes], msgspec.Meta(max_length=MAX_FRAMES)]
     """Encoded values; with `partial` the last one goes on as the first part of the next frame."""
     partial: bool = False
     extensions: Extensions = {}

@@ -118,9 +118,9 @@ class Nursery:
                 if not data:
                     self._end()
                     return None
-                birth = self._fork(
-                    Birth(*fds, msgspec.msgpack.decode(data, type=Order).environment)
-                )
+                order = msgspec.msgpack.decode(data, type=Order)
+                sock, permits, dump = fds
+                birth = self._fork(Birth(sock, permits, dump, order.environment))
                 if birth is not None:
                     return birth
 

@@ -87,7 +87,7 @@ class FirstWorker:
                 process, loaded = self._load(code)
             except ConfigurationError as error:
                 blamed = [name for name, file in code.scripts.items() if file == error.file]
-                if not blamed or monotonic() >= self._deadline:
+                if not blamed or self._given_up or monotonic() >= self._deadline:
                     return Crew(problems=[*problems, Problem.of(error, project=code.project)])
                 for name in blamed:
                     problems.append(Problem.of(error, project=code.project, handler=name))
@@ -139,20 +139,23 @@ class FirstWorker:
 
 
 def _place(process: WorkerProcess, code: WorkerCode) -> tuple[str, int | None]:
-    """Where a worker is, or was when it died: a file of the project and, if it lives, the line."""
+    """Where a worker is, or was when it died: a file of the project, and perhaps the line."""
     process.signal(signal.SIGUSR2)
     found = _FRAME.findall(_dumped(process))
     own = [(file, int(line)) for file, line in found if file in code.files]
-    # The innermost is the first of them.
-    return next(iter(own), (process.loading, None))
+    if own:
+        # The innermost is the first of them.
+        return own[0]
+    scripts = list(code.scripts.values())
+    return process.loading or (scripts[0] if len(scripts) == 1 else ""), None
 
 
 def _dumped(process: WorkerProcess) -> str:
-    """Return the stacks of a worker's threads; empty if it does not tell them."""
+    """Return the stack that a worker tells, or told when it crashed; empty if it does not."""
     text = b""
     poll = select.poll()
     poll.register(process.dump, select.POLLIN)
-    while process.status is None and poll.poll(DUMP_MILLISECONDS):
+    while poll.poll(DUMP_MILLISECONDS if process.status is None else 0):
         piece = os.read(process.dump, 65536)
         text += piece
         if not piece:
