@@ -570,7 +570,7 @@ class ProcessLane:
         worker.hush()
         while worker.read():
             pass
-        expected = worker.leaving
+        expected, ran = worker.leaving, bool(worker.given)
         everyone.remove(worker)
         worker.leaving = True
         self._revoke(worker)
@@ -583,7 +583,7 @@ class ProcessLane:
             logger.warning(
                 "project %r: the worker %d has died: %s", self._project, worker.process.pid, how
             )
-            if not worker.useful and self._code is worker.code:
+            if not worker.useful and not ran and self._code is worker.code:
                 self._failed(f"The worker process {worker.process.pid} died at once ({how})")
         self._ends.drain()
         self._refill()

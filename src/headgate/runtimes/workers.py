@@ -252,7 +252,8 @@ class Worker:
         """Read nothing any more."""
         if self._reads:
             self._reads = False
-            self._loop.remove_reader(self._fd)
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.remove_reader(self._fd)
 
     # --- its life --------------------------------------------------------------------------------
 
@@ -270,8 +271,9 @@ class Worker:
         """Let go of it."""
         self.hush()
         if self._unsent:
-            self._loop.remove_writer(self._fd)
             self._unsent.clear()
+            with suppress(RuntimeError):
+                self._loop.remove_writer(self._fd)
         self._closed = True
         self.process.close()
 
