@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import headgate
+from headgate.cli.demo import example_projects
 from headgate.gateway import plan
 from headgate.gateway.loading import load_projects
 from headgate.projects.source import find_projects
@@ -292,21 +294,26 @@ class TestScriptsThatDoNotComeToTheirEnd:
 
     def test_those_that_go_on_for_ever(self, plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """They are killed when time is up, and the problem names file and line."""
-        monkeypatch.setattr(plan, "LOAD_SECONDS", 3.0)
+        monkeypatch.setattr(plan, "LOAD_SECONDS", 2.5)
         acme = plant(
             {
                 "spin/test": f"while True:\n    pass\n{answer(1)}",
                 "wait/test": f"import time\ntime.sleep(1e9)\n{answer(1)}",
                 "wait/here": here(2),
+                "logs/test": f"while True:\n    system.util.getLogger('x').debug('')\n{answer(1)}",
                 "B/test": answer(3),
             }
         )
         problems = {problem.project: problem for problem in acme.hub.problems}
-        assert problems.keys() == {"spin", "wait"}
+        assert problems.keys() == {"spin", "wait", "logs"}
         assert all(Path(problem.file).name == "test.py" for problem in problems.values())
         assert problems["spin"].line in (1, 2)
         assert problems["wait"].line == 2
-        assert "top level" in problems["wait"].cure
+        assert "let a handler do it" in problems["wait"].cure
+        assert "in time" in problems["wait"].what
+        error = str(acme.ask("test", project="wait").getError())
+        assert "could not be loaded" in error
+        assert "test.py:2" in error
         assert (acme.call("here", project="wait"), acme.call(project="B")) == (2, 3)
 
 
@@ -345,6 +352,22 @@ class TestReload:
             assert acme.call() == 1
         assert acme.reload({"ACME/test": answer(2), "ACME/library/lib.py": "X = 2"}).changed
         assert acme.call() == 2
+
+    def test_what_is_imported_late_is_of_the_same_moment(self, plant: Any) -> None:
+        """A module of an underscore, in a package, imported by a handler after it was edited."""
+        acme = plant(
+            {
+                "ACME/test": f"{PROCESS}def handleMessage(payload):\n"
+                "    from lines import _late\n    return [_late.X, lines.sub.deep.Y]",
+                "ACME/library/lines/_late.py": "X = 1",
+                "ACME/library/lines/sub/deep.py": "Y = 1",
+            }
+        )
+        edited = {"ACME/library/lines/_late.py": "X = 2", "ACME/library/lines/sub/deep.py": "Y = 2"}
+        acme.rig.projects(edited)
+        assert acme.call() == [1, 1]
+        acme.reload({})
+        assert acme.call() == [2, 2]
 
     def test_what_runs_ends_on_its_worker(self, plant: Any, tmp_path: Path) -> None:
         """And the new code does not wait for it."""
@@ -388,6 +411,34 @@ class TestReload:
             edit(n)
         acme.reload({"ACME/here": here(11)})
         acme.rig.until(lambda: sizes() == before)
+
+    def test_a_gateway_that_stops_meanwhile(self, plant: Any) -> None:
+        """What loads is killed, and no process stays."""
+        before = descendants()
+        acme = plant({"ACME/test": answer(1)})
+        serving = descendants()
+        acme.rig.projects({"ACME/test": f"while True: pass\n{answer(2)}"})
+        reloading = threading.Thread(target=_reload, args=[acme.hub])
+        reloading.start()
+        acme.rig.until(lambda: descendants() > serving)
+        acme.hub.stop(0.1)
+        reloading.join(20)
+        acme.rig.until(lambda: descendants() == before)
+        assert not reloading.is_alive()
+
+
+def _reload(gateway: headgate.Gateway) -> None:
+    with contextlib.suppress(Exception):
+        gateway.reload()
+
+
+def test_the_example_forecasts() -> None:
+    """The example plant has a handler in a process."""
+    with headgate.Gateway(projects=example_projects(), port=0) as hub:
+        assert hub.problems == []
+        told = hub.system.util.sendRequest("ACME", "forecast", {"runs": 200, "seed": 7})
+        assert told["low"] <= told["middle"] <= told["high"]
+        assert hub.projects["ACME"].handlers["forecast"].settings.runtime == "process"
 
 
 class TestSettings:
