@@ -415,7 +415,7 @@ class TestReload:
     def test_a_gateway_that_stops_meanwhile(self, plant: Any) -> None:
         """What loads is killed, and no process stays."""
         before = descendants()
-        acme = plant({"ACME/test": answer(1)})
+        acme = plant({"ACME/test": answer(1), "ACME/zzz": answer(1)})
         serving = descendants()
         acme.rig.projects({"ACME/test": f"while True: pass\n{answer(2)}"})
         reloading = threading.Thread(target=_reload, args=[acme.hub])
