@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Home", "WorkerScope"]
 
-GRACE = 5.0
+GRACE = 2.0
 """Seconds after its deadline at which a request ends of itself, if the gateway has said nothing."""
 
 FATE_SECONDS = 60.0
