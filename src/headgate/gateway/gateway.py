@@ -426,9 +426,7 @@ class Gateway:
             if self._stopping:
                 raise ConfigurationError("The gateway stops: it makes no worker processes")
             if self._forks is None or self._forks.is_dead:
-                if self._stopping:
-                    raise ConfigurationError(f"The gateway {self.name!r} stops")
-                self._forks = ForkServer(self.name)
+                self._forks = ForkServer(self.name, origins=self._reception.next_session)
             return self._forks
 
     def _make_runtime(self, project: str) -> ProjectRuntime:
