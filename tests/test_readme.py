@@ -168,6 +168,7 @@ def test_handlers(tmp_path: Path) -> None:
         with pytest.raises(headgate.PayloadError) as caught:
             request("plant", "order", json.loads(wrong))
         assert str(caught.value) == told
+        assert request("plant", "simulate", {"steps": 3})["process"] != os.getpid()
 
 
 def test_errors() -> None:

@@ -158,6 +158,7 @@ def _handlers(hosting: Hosting, *, with_schema: bool) -> list[dict[str, Any]]:
             "project": name,
             "handler": handler.name,
             "threading": handler.settings.threading,
+            "runtime": handler.settings.runtime,
             "async": handler.signature.is_async,
             "file": str(handler.file),
             **({"schema": handler.signature.schema} if with_schema else {}),
