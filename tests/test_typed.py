@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import queue
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -278,35 +277,57 @@ def test_types(hub: headgate.Gateway, number: int) -> None:
         assert str(error).startswith(f"{place}: {text}")
 
 
+HEAD = "def handleMessage(payload: list[int]) -> list[int]:"
 FORMS = {
-    "def": "def handleMessage(payload: list[int]) -> list[int]:",
-    "async": "async def handleMessage(payload: list[int]) -> list[int]:",
+    "def": HEAD,
+    "async": f"async {HEAD}",
+    "process": f"import headgate\n@headgate.handler(runtime='process')\n{HEAD}",
 }
+needs_workers = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
+EVERY_FORM = ["def", "async", pytest.param("process", marks=needs_workers)]
 
 
 class TestRuns:
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EVERY_FORM)
     @pytest.mark.parametrize("where", ["client", "in process"])
     def test_a_handler_does_not_begin_with_a_wrong_payload(
         self, rig: Rig, form: str, where: str
     ) -> None:
         """The request ends with PayloadError, .started False and the fate "not started"."""
-        hub = rig.gateway({"P/test": f"{FORMS[form]}\n  system.util.globals['running'].put(1)"})
+        began = rig.folder / "began"
+        hub = rig.gateway({"P/test": f"{FORMS[form]}\n  open({str(began)!r}, 'w').close()"})
         scope = rig.client(hub) if where == "client" else hub.scope("")
         handle = scope.request("P", "test", [1, "2"])
         error = refused(handle)
         assert (error.place, error.started) == ("payload[1]", False)
         assert handle.wait_fate(10) == "not started"
-        with pytest.raises(queue.Empty):
-            hub.globals["running"].get_nowait()
+        assert not began.exists()
 
-    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("form", EVERY_FORM)
     def test_a_wrong_result_is_the_handlers_mistake(self, rig: Rig, form: str) -> None:
         """The request ends with PayloadError, whose place begins with result; it has started."""
         hub = rig.gateway({"P/test": f"{FORMS[form]}\n  return [*payload, 'x']"})
         error = refused(rig.client(hub).request("P", "test", [1, 2]))
         assert (error.place, error.started) == ("result[2]", True)
         assert str(error) == "result[2]: Expected `int`, got `str`"
+
+    @pytest.mark.parametrize("head", ["def", "async def"])
+    def test_a_generator_ends_with_its_first_wrong_value(self, rig: Rig, head: str) -> None:
+        """The values before it arrive; a wrong payload lets it not begin."""
+        kind = "Iterator" if head == "def" else "AsyncIterator"
+        script = f"{IMPORTS}{head} handleMessage(payload: list[Any]) -> {kind}[int]:"
+        hub = rig.gateway({"P/test": f"{script}\n  for value in payload: yield value"})
+        client = rig.client(hub)
+        assert client.request("P", "test", [1, 2]).get() == [1, 2]
+        arrived = []
+        handle = client.request("P", "test", [1, 2, "x", 3])
+        with pytest.raises(PayloadError, match=r"^result: Expected `int`, got `str`") as caught:
+            arrived.extend(handle.stream())
+        assert (arrived, caught.value.started) == ([1, 2], True)
+        handle = client.request("P", "test", 5)
+        with pytest.raises(PayloadError, match=r"^payload: Expected `array`") as caught:
+            arrived.extend(handle.stream())
+        assert caught.value.started is False
 
     @pytest.mark.parametrize("result", ["None", "None, 1"])
     def test_a_message_does_not_care_for_the_result(self, rig: Rig, result: str) -> None:
@@ -584,6 +605,15 @@ class TestSchemas:
         line = typed["schema"]["payload"]["$defs"]["Line"]
         assert line["required"] == ["item"]
         assert line["properties"]["count"] == {"type": "integer", "minimum": 1, "default": 1}
+
+    @needs_workers
+    def test_a_worker_tells_the_schema_of_its_handlers(self, rig: Rig) -> None:
+        """It is the same as that of a handler in the gateway's process."""
+        hub = rig.gateway({"P/thread": FORMS["def"] + " 1", "P/process": FORMS["process"] + " 1"})
+        rows = rig.client(hub).request("@gateway", "handlers", {"schema": True}).get()
+        process, thread = (row["schema"] for row in rows)
+        assert process == thread
+        assert process.keys() == {"payload", "result"}
 
     def test_rows_are_narrowed_by_name(self, rig: Rig) -> None:
         """A project and a handler in the payload leave the other rows out."""
