@@ -122,6 +122,12 @@ class Even(msgspec.Struct):
 
 LINES = {"number": 1, "lines": [{"item": "a"}, {"item": "b", "count": "2"}]}
 
+MISTAKES = [
+    f"payload['parts'][{key!r}]: Input should be a valid integer, unable to parse string as an "
+    "integer"
+    for key in "abcdefghi"
+]
+
 # An annotation, a payload that fits with the `repr` of what the handler gets of it, and payloads
 # that do not: each with the place and the beginning of the text.
 TABLE_OF_TYPES: list[tuple[str, Any, str, list[tuple[Any, str, str]]]] = [
@@ -186,6 +192,23 @@ TABLE_OF_TYPES: list[tuple[str, Any, str, list[tuple[Any, str, str]]]] = [
             ({"litres": None, "parts": {"a": "x"}}, "payload['litres']", "Input should be a valid"),
             ({"litres": 1, "parts": {"a": "x"}}, "payload['parts']['a']", "Input should be"),
             ({}, "payload", "Field required (litres)"),
+            (
+                {"litres": None, "parts": dict.fromkeys("abcdefghijk", "x")},
+                "payload['litres']",
+                f"Input should be a valid integer; {'; '.join(MISTAKES)}; and 2 more",
+            ),
+        ],
+    ),
+    (
+        "dict[datetime.date, shapes.Recipe]",
+        {},
+        "{}",
+        [
+            (
+                {dt.date(2026, 1, 2): {"litres": "x"}},
+                "payload[datetime.date(2026, 1, 2)]['litres']",
+                "",
+            )
         ],
     ),
     (

@@ -78,7 +78,7 @@ def refusal_by_location(text: str, location: Iterable[Any], value: Any, *, root:
         root: What the value is called.
     """
     steps = _Steps(root, value)
-    names = [str(step) for step in location if not steps.enter(step)]
+    names = [str(step) for step in location if not (steps.enter(step) or steps.enter_by_text(step))]
     return Refusal(f"{text} ({'.'.join(names)})" if names else text, steps.place, steps.value)
 
 
@@ -102,6 +102,12 @@ class _Steps:
         else:
             self.place, self.value = f"{self.place}[{short_key(key)}]", value[key]
         return True
+
+    def enter_by_text(self, text: Any) -> bool:
+        """Take a step to an entry whose key is no text, but so written by pydantic."""
+        keys = self.value if isinstance(self.value, dict) else ()
+        found = [key for key in keys if not isinstance(key, str) and repr(key) == text]
+        return len(found) == 1 and self.enter(found[0])
 
 
 _ROWS: Final = (list, tuple, set, frozenset)

@@ -36,6 +36,9 @@ __all__ = ["Checks", "read_annotations"]
 MAX_TEXT: Final = 2_000
 """Characters of a refusal's text that are told: a wrong payload may hold any text."""
 
+MAX_MISTAKES: Final = 10
+"""Mistakes that are told of one payload, where pydantic finds several."""
+
 _CURE = (
     "Annotate it with what a payload holds, a dataclass, a TypedDict, a msgspec Struct or a "
     "pydantic model, or leave the annotation out: then nothing is checked"
@@ -399,13 +402,15 @@ def _has_errors(error: BaseException | None) -> bool:
 
 
 def _told_by_pydantic(error: Any, value: Any, root: str) -> PayloadError:
-    refusals = [
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first, *others = (
         refusal_by_location(each["msg"], each["loc"], value, root=root)
-        for each in error.errors(include_url=False, include_context=False, include_input=False)
-    ]
-    first, *others = refusals
-    told = "; ".join([first.text, *(f"{other.place}: {other.text}" for other in others)])
-    return _payload_error(first.place, told)
+        for each in errors[:MAX_MISTAKES]
+    )
+    told = [first.text, *(f"{other.place}: {other.text}" for other in others)]
+    if len(errors) > MAX_MISTAKES:
+        told.append(f"and {len(errors) - MAX_MISTAKES} more")
+    return _payload_error(first.place, "; ".join(told))
 
 
 def _payload_error(place: str, text: str) -> PayloadError:
