@@ -87,7 +87,7 @@ def execute(invocation: Invocation, handler: Runnable, outlet: Outlet) -> Outcom
         else:
             value = handler.function(payload)
         if signature.streams:
-            return stream(value, invocation, outlet, signature.check_result)
+            return stream(value, invocation, outlet, check=signature.check_result)
         if not invocation.wants_result:
             return NOTHING
         if signature.check_result is not None:
@@ -116,7 +116,7 @@ async def execute_async(invocation: Invocation, handler: Runnable, outlet: Outle
         else:
             value = handler.function(payload)
         if signature.streams:
-            return await stream_async(value, invocation, outlet, signature.check_result)
+            return await stream_async(value, invocation, outlet, check=signature.check_result)
         value = await value
         if not invocation.wants_result:
             return NOTHING
@@ -138,9 +138,17 @@ def _received(invocation: Invocation, signature: Signature) -> Any:
 
 
 def stream(
-    values: Generator[Any], invocation: Invocation, outlet: Outlet, check: Check | None
+    values: Generator[Any], invocation: Invocation, outlet: Outlet, *, check: Check | None = None
 ) -> Outcome:
-    """Run a generator to its end, or close it when nobody wants its values any more."""
+    """
+    Run a generator to its end, or close it when nobody wants its values any more.
+
+    Args:
+        values: The generator.
+        invocation: What it answers.
+        outlet: Takes its values.
+        check: Looks at each value first; None for none.
+    """
     emitter = _emitter(invocation, outlet)
     with closing(values):
         for value in values:
@@ -152,7 +160,11 @@ def stream(
 
 
 async def stream_async(
-    values: AsyncGenerator[Any], invocation: Invocation, outlet: Outlet, check: Check | None
+    values: AsyncGenerator[Any],
+    invocation: Invocation,
+    outlet: Outlet,
+    *,
+    check: Check | None = None,
 ) -> Outcome:
     """Run an asynchronous generator, as `stream` does."""
     emitter = _emitter(invocation, outlet)
