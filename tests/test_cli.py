@@ -80,6 +80,10 @@ HANDLERS = {
         async def handleMessage(payload):
             return None
         """,
+    "typed": """
+        def handleMessage(payload: list[int]) -> dict[str, float]:
+            return {"mean": sum(payload) / len(payload)}
+        """,
 }
 
 
@@ -498,15 +502,16 @@ def test_message_that_nobody_gets(plant: Plant) -> None:
 
 
 def test_handlers_are_listed(plant: Plant) -> None:
-    """A table of project, handler, threading and file; nothing is cut to fit."""
+    """A table of project, handler, threading, runtime and file; nothing is cut to fit."""
     result = invoke("handlers")
     assert result.exit_code == 0
     table, _, problems = result.stdout.partition("\nProblem with ")
     rows = [line.split() for line in table.splitlines()]
-    assert rows[0] == ["project", "handler", "threading", "file"]
+    assert rows[0] == ["project", "handler", "threading", "runtime", "file"]
     assert [row[1] for row in rows[2:]] == sorted(HANDLERS)
     assert next(row[:3] for row in rows if row[1:2] == ["fast"]) == ["P", "fast", "async"]
-    assert all(Path(row[3]).is_file() for row in rows[2:])
+    assert {row[3] for row in rows[2:]} == {"thread"}
+    assert all(Path(row[4]).is_file() for row in rows[2:])
     assert problems.startswith("P/broken")
 
 
@@ -514,7 +519,41 @@ def test_handlers_for_machines(plant: Plant) -> None:
     """The list is a document too."""
     found = json.loads(invoke("handlers", "--json").stdout)["handlers"]
     assert [each["handler"] for each in found] == sorted(HANDLERS)
-    assert {"project", "handler", "threading", "file"} <= found[0].keys()
+    assert {"project", "handler", "threading", "runtime", "file"} <= found[0].keys()
+
+
+def test_handlers_of_a_name(plant: Plant) -> None:
+    """A project and a handler narrow the list, and its problems; an unknown name is not found."""
+    found = json.loads(invoke("handlers", "P", "fast", "--json").stdout)
+    assert [each["handler"] for each in found["handlers"]] == ["fast"]
+    assert found["problems"] == []
+    found = json.loads(invoke("handlers", "P", "broken", "--json").stdout)
+    assert (found["handlers"], len(found["problems"])) == ([], 1)
+    assert len(json.loads(invoke("handlers", "P", "--json").stdout)["handlers"]) == len(HANDLERS)
+    result = invoke("handlers", "P", "nope", "--json")
+    assert (result.exit_code, error_of(result)["code"]) == (6, "handler_not_found")
+
+
+def test_schemas(plant: Plant) -> None:
+    """--schema prints JSON Schemas by project and handler, with and without --json the same."""
+    typed = {
+        "payload": {"type": "array", "items": {"type": "integer"}},
+        "result": {"type": "object", "additionalProperties": {"type": "number"}},
+    }
+    assert json.loads(invoke("handlers", "--schema").stdout) == {
+        "P": {name: typed if name == "typed" else {} for name in HANDLERS}
+    }
+    result = invoke("handlers", "--schema", "P", "typed", "--json")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"P": {"typed": typed}})
+    assert list(json.loads(result.stdout)["P"]["typed"]) == ["payload", "result"]
+
+
+def test_payload_that_does_not_fit(plant: Plant) -> None:
+    """The error names the place in the payload; the handler has not begun."""
+    result = invoke("request", "P", "typed", '[1, "2"]', "--json")
+    error = error_of(result)
+    assert (result.exit_code, error["code"], error["started"]) == (1, "payload", False)
+    assert error["details"] == {"place": "payload[1]"}
 
 
 # --- reload --------------------------------------------------------------------------------------
@@ -955,7 +994,7 @@ def test_ps_lists_what_runs(plant: Plant) -> None:
         result = invoke("ps")
     assert result.exit_code == 0
     head, _, *lines = result.stdout.splitlines()
-    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "thread", "caller"]
+    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "place", "caller"]
     line = next(line for line in lines if " at panel-7" in line)
     assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
 
@@ -1026,7 +1065,7 @@ def test_lists_for_who_may_not_administer(project: Path, tmp_path: Path) -> None
     runs, handlers = shown["ben"]
     assert re.search(r"^ +A +hold +running .* another user *$", runs, flags=re.MULTILINE)
     assert "panel-7" not in runs
-    assert re.search(r"A +hold +Shared +hold\.py *$", handlers, flags=re.MULTILINE)
+    assert re.search(r"A +hold +Shared +thread +hold\.py *$", handlers, flags=re.MULTILINE)
     assert str(tmp_path) not in handlers
 
 

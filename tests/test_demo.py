@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import headgate
 from headgate.cli import demo
 from headgate.cli.app import app
+from headgate.errors import PayloadError
 
 PATIENT = """
 from headgate.cli import demo, main
@@ -206,6 +207,8 @@ def test_plant_answers(tmp_path: Path) -> None:
         label = scope.request("ACME", "label", {"batch": "L7"})
         assert scope.request("ACME", "test", {"number": 55}).get() == {"double": 110}
         assert scope.request("ACME", "oee", shift).get()["oee"] == 0.825
+        with pytest.raises(PayloadError, match=r"^payload\['made'\]: Expected `int`, got `str`"):
+            scope.request("ACME", "oee", {**shift, "made": "20000"}).get()
         assert scope.request("ACME", "readings", {"names": ["flow"]}).get() == {"flow": 41.8}
         assert scope.request("ACME", "recipe", {"name": "iced tea"}).get()["syrup_l"] == 120
         assert scope.request("ACME", "report", {"seconds": 0}).get()["best_hour"] == 2

@@ -159,6 +159,16 @@ def test_handlers(tmp_path: Path) -> None:
         assert request("plant", "audit") == {"number": 1}
         assert request("plant", "label", named) == "label for lemonade"
         assert len(request("plant", "report")) == 24
+        order = {"number": 7, "lines": [{"recipe": "lemonade", "batches": 2}]}
+        assert request("plant", "order", order) == {"lemonade": 1800}
+        page = HANDLERS.read_text("utf-8")
+        wrong, told = re.findall(
+            r"^<!-- refused by \S+/order\.py: (.*) -->\n\n```text\n(.*)\n```$", page, re.MULTILINE
+        )[0]
+        with pytest.raises(headgate.PayloadError) as caught:
+            request("plant", "order", json.loads(wrong))
+        assert str(caught.value) == told
+        assert request("plant", "simulate", {"steps": 3})["process"] != os.getpid()
 
 
 def test_errors() -> None:

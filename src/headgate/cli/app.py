@@ -384,15 +384,36 @@ def message(
 
 @app.command(rich_help_panel=CALL)
 @calls
-def handlers(access: Access, as_json: Json = False) -> None:
+def handlers(
+    *,
+    project: Annotated[
+        str | None, typer.Argument(metavar="PROJECT", help="Only this one.", show_default=False)
+    ] = None,
+    handler: Annotated[
+        str | None, typer.Argument(metavar="HANDLER", help="Only this one.", show_default=False)
+    ] = None,
+    access: Access,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schemas of typed handlers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """
     List the message handlers of a gateway, and what is wrong with its projects.
+
+    --schema prints {PROJECT: {HANDLER: {"payload": …, "result": …}}}, as far as
+    they are annotated.
 
     --json prints {"handlers": […], "problems": […]}.
     """
     from headgate.cli import call
 
-    call.handlers(call.Target(access=access, as_json=as_json))
+    named = {"project": project, "handler": handler}
+    call.handlers(
+        call.Target(access=access, as_json=as_json),
+        {what: name for what, name in named.items() if name is not None},
+        schema=schema,
+    )
 
 
 @app.command(rich_help_panel=CALL)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,12 @@ from headgate.cli.output import (
     waiting,
 )
 from headgate.client import Client
-from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
+from headgate.errors import (
+    CancellationException,
+    ConfigurationError,
+    HandlerNotFound,
+    RequestTimeout,
+)
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
 
@@ -109,19 +115,36 @@ def message(target: Target, payload: str | None, *, scope: str | None) -> None:
     raise typer.Exit(_delivered(report))
 
 
-def handlers(target: Target) -> None:
-    """Show the message handlers of a gateway."""
+def handlers(target: Target, named: Mapping[str, str], *, schema: bool) -> None:
+    """
+    Show the message handlers of a gateway, or their schemas.
+
+    Args:
+        target: The gateway's own handler that tells them.
+        named: The ``project`` and ``handler`` that are meant; those left out are any.
+        schema: Whether to print the JSON Schemas, by project and handler, and nothing else.
+    """
     with reporting(as_json=target.as_json), connected(target) as client:
-        found: list[dict[str, Any]] = client.request(target.project, target.handler).get()
-        problems: list[dict[str, Any]] = client.request(target.project, "problems").get()
+        ask = partial(client.request, target.project)
+        found: list[dict[str, Any]] = ask(target.handler, named).get()
+        told: list[dict[str, Any]] = ask("problems").get()
+        problems = [each for each in told if named.items() <= each.items()]
+        if named and not found and not problems:
+            raise HandlerNotFound(f"Nothing is known of {'/'.join(named.values())}")
+        schemas: dict[str, dict[str, Any]] = {}
+        # One project after the other: those of all might be more than an answer holds.
+        for project in sorted({row["project"] for row in found}) if schema else ():
+            rows = ask(target.handler, {**named, "project": project, "schema": True}).get()
+            schemas[project] = {row["handler"]: row["schema"] or {} for row in rows}
+    if schema:
+        (print_document if target.as_json else print_value)(schemas)
+        return
     if target.as_json:
         print_document({"handlers": found, "problems": problems})
         return
-    rows = [
-        (row["project"], row["handler"], "async" if row["async"] else row["threading"], row["file"])
-        for row in found
-    ]
-    print_table(("project", "handler", "threading", "file"), rows)
+    columns = ("project", "handler", "threading", "runtime", "file")
+    told = [{**row, "threading": "async"} if row["async"] else row for row in found]
+    print_table(columns, [tuple(row[column] for column in columns) for row in told])
     if problems:
         print_problems(problems)
 

@@ -84,7 +84,9 @@ def builtins(
         ]
 
     def handlers(payload: Any, caller: Caller) -> Any:
-        rows = visible(_handlers(hosting), caller)
+        asked = payload if isinstance(payload, Mapping) else {}
+        rows = visible(_handlers(hosting, with_schema=asked.get("schema") is True), caller)
+        rows = [row for row in rows if all(asked.get(k, row[k]) == row[k] for k in _NARROWING)]
         if administers(caller, "handlers"):
             return rows
         return [{**row, "file": PurePath(row["file"]).name} for row in rows]
@@ -125,6 +127,9 @@ def builtins(
     }
 
 
+_NARROWING = ("project", "handler")
+"""What of `handlers`' rows the payload may name, to get fewer of them."""
+
 _NOBODY: dict[str, Any] = {
     # The ids begin with the session.
     **dict.fromkeys(("id", "request_id", "user", "host", "session"), ""),
@@ -147,14 +152,16 @@ def _settings(gateway: Told) -> dict[str, Any]:
     }
 
 
-def _handlers(hosting: Hosting) -> list[dict[str, Any]]:
+def _handlers(hosting: Hosting, *, with_schema: bool) -> list[dict[str, Any]]:
     return [
         {
             "project": name,
             "handler": handler.name,
             "threading": handler.settings.threading,
+            "runtime": handler.settings.runtime,
             "async": handler.signature.is_async,
             "file": str(handler.file),
+            **({"schema": handler.signature.schema} if with_schema else {}),
         }
         for name, project in sorted(hosting.projects.items())
         for _, handler in sorted(project.handlers.items())

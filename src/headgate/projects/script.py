@@ -17,6 +17,7 @@ from typing import Any
 from headgate.errors import ConfigurationError
 from headgate.handler import Signature, check_setting, check_settings
 from headgate.projects.library import Library
+from headgate.projects.typed import read_annotations
 
 __all__ = ["ENTRY", "Script", "load_function", "read_script"]
 
@@ -42,14 +43,18 @@ class Script:
     """What `headgate.handler` on its function says."""
 
 
-def read_script(file: Path) -> Script:
+def read_script(file: Path, text: bytes | None = None) -> Script:
     """
     Read and compile a script, and the settings on its function.
+
+    Args:
+        file: Where it stands.
+        text: What it holds, if that is known.
 
     Raises:
         ConfigurationError: It cannot be read or compiled, or its settings are wrong.
     """
-    tree, code = _compile(file)
+    tree, code = _compile(file, text)
     return Script(file, code, _settings(tree, file=file))
 
 
@@ -92,10 +97,15 @@ def _entry_function(module: ModuleType, *, file: Path) -> Callable[..., Any]:
 
 def _signature(function: Callable[..., Any], *, file: Path) -> Signature:
     is_stream = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+    takes_context = _takes_context(function, file=file)
+    checks = read_annotations(function, streams=is_stream, file=file)
     return Signature(
-        takes_context=_takes_context(function, file=file),
+        takes_context=takes_context,
         is_async=inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function),
         streams=is_stream,
+        check=checks.payload,
+        check_result=checks.result,
+        schema=checks.schema,
     )
 
 
@@ -130,9 +140,9 @@ def _line(function: Callable[..., Any]) -> int | None:
     return code.co_firstlineno if code else None
 
 
-def _compile(file: Path) -> tuple[ast.Module, CodeType]:
+def _compile(file: Path, text: bytes | None) -> tuple[ast.Module, CodeType]:
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        tree = ast.parse(file.read_bytes() if text is None else text, str(file))
         return tree, compile(tree, str(file), "exec", dont_inherit=True)
     except OSError as error:
         raise ConfigurationError(

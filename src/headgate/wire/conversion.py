@@ -20,7 +20,7 @@ from headgate.wire.arrays import array_base, checked_array, is_array
 from headgate.wire.dataframes import TableError, dataset_of
 from headgate.wire.extensions import CONTAINERS, FIXED, LEAVES
 
-__all__ = ["Conversion", "base"]
+__all__ = ["Conversion", "base", "short_key"]
 
 _Trail = tuple[Any, str, Any] | None
 """The steps to a value, the last one first: (steps before, form, key or index)."""
@@ -143,7 +143,7 @@ class Conversion:
         steps = []
         while trail is not None:
             trail, form, key = trail
-            steps.append(form.format(_short(key)))
+            steps.append(form.format(short_key(key)))
         place = self._root + "".join(reversed(steps))
         raise PayloadError(f"{place} {reason}", place=place, started=False) from cause
 
@@ -206,7 +206,8 @@ def _name(value: Any) -> str:
     )
 
 
-def _short(key: Any) -> str:
+def short_key(key: Any) -> str:
+    """Give a key as a place shows it: what Python would read as the key, at most 80 characters."""
     try:
         text = repr(key)
     except ValueError:  # an int of more digits than Python writes
