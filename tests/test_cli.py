@@ -955,7 +955,8 @@ def test_ps_lists_what_runs(plant: Plant) -> None:
         result = invoke("ps")
     assert result.exit_code == 0
     head, _, *lines = result.stdout.splitlines()
-    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "place", "caller"]
+    columns = "id project handler state for cpu memory pid place caller"
+    assert head.split() == columns.split()
     line = next(line for line in lines if " at panel-7" in line)
     assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
 
@@ -964,7 +965,7 @@ def test_ps_for_machines(plant: Plant) -> None:
     """`headgate ps --json` prints the runs and the queues."""
     with busy(plant) as request_id:
         document = json.loads(invoke("ps", "--json").stdout)
-    assert document.keys() == {"running", "queued"}
+    assert document.keys() == {"running", "queued", "workers", "draining"}
     assert request_id in {row["request_id"] for row in document["running"]}
 
 
