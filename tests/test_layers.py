@@ -15,6 +15,7 @@ import headgate
 PACKAGE = Path(headgate.__file__).parent
 
 PURE = {"dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"}
+PURE |= {"stream"}
 BELOW_GATEWAY = {"security", "store", "network", "projects", "runtimes"}
 ROOT = ""
 

@@ -79,10 +79,15 @@ class GatewayScope(Scope):
         if request.invocation is not None:
             self.host.cancel(request.invocation)
 
+    def grant(self, request: Request, total: int) -> None:
+        if request.invocation is not None:
+            request.invocation.grant(total)
+
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         invocation = self._invocation(request, payload, route.ancestors)
         invocation.remote_server = route.remote_server
         invocation.host_name = route.host_name
+        invocation.streams = True
         self.host.ask(invocation)
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
@@ -127,6 +132,10 @@ class _Handles:
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Tell the handle."""
         invocation.tag.note_progress(data)
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Tell the handle."""
+        invocation.tag.note_yielded(parts)
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Tell the handle."""

@@ -13,6 +13,7 @@ from headgate.errors import (
     CancellationException,
     ClientNotFound,
     GatewayUnreachable,
+    PayloadError,
     RequestError,
 )
 from headgate.gateway.limits import Admission
@@ -20,7 +21,7 @@ from headgate.invocation import Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.scope import MAX_TIMEOUT
 from headgate.security.identities import Identities, Login
-from headgate.wire.frames import Call, Cancel, Cast, Hello
+from headgate.wire.frames import STREAMS, Call, Cancel, Cast, Grant, Hello
 from headgate.wire.session import Event, Session
 
 __all__ = ["ClientSession", "Sessions", "Switchboard"]
@@ -100,6 +101,8 @@ class ClientSession:
                     frame.ancestors,
                 )
                 invocation.arrived = now
+                if frame.flags & STREAMS:
+                    invocation.streams = True
                 if frame.extensions and not self._is_routed(invocation, frame):
                     continue
                 serving[frame.id] = invocation
@@ -115,6 +118,11 @@ class ClientSession:
                     self.admission.give_back(1, now)
                 if isinstance(frame, Cancel):
                     self._cancelled(subject)
+                elif isinstance(frame, Grant):
+                    # Looked up: it may have come in one message with its call.
+                    granted = serving.get(frame.id)
+                    if isinstance(granted, Invocation):
+                        granted.grant(frame.total)
 
     def _cancelled(self, invocation: Invocation) -> None:
         outcome = invocation.outcome
@@ -235,6 +243,14 @@ class ClientSession:
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Send a progress value."""
         self._session.progress(invocation.sequence, data)
+        self._channel.flush_soon()
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Send values; a stream with one that cannot be sent ends."""
+        try:
+            self._session.items(invocation.sequence, parts)
+        except PayloadError as error:
+            self._switchboard.stop_invocation(invocation, error)
         self._channel.flush_soon()
 
     def learned(self, invocation: Invocation, fate: str) -> None:

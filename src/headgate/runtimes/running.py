@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 from headgate.invocation import Invocation
-from headgate.runtimes.execute import execute, execute_async
+from headgate.runtimes.execute import execute, execute_async, stream, stream_async
 
 __all__ = [
     "HandlerThread",
@@ -28,7 +28,7 @@ __all__ = [
     "state_of",
 ]
 
-BELOW = {execute.__code__, execute_async.__code__}
+BELOW = {runs.__code__ for runs in (execute, execute_async, stream, stream_async)}
 """What calls a handler, and what lies below that, is no concern of its stack."""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
-from headgate.runtimes.execute import Report, execute_async
+from headgate.runtimes.execute import Outlet, execute_async
 from headgate.runtimes.running import Run, ThreadRun, Turn
 from headgate.threads import LoopThread, Mailbox
 
@@ -33,7 +33,7 @@ class TaskLoop:
         begin: Marks an invocation as begun, or returns the outcome of one that must not begin.
         ends: Takes the outcomes to the gateway's event loop.
         loop: The gateway's event loop.
-        report: Takes progress values.
+        outlet: Takes progress and yielded values.
         on_wait: Told, on this loop's thread, which request a handler now waits for.
     """
 
@@ -47,7 +47,7 @@ class TaskLoop:
         begin: Callable[[Invocation], Outcome | None],
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
-        report: Report,
+        outlet: Outlet,
         on_wait: Callable[[Invocation], None],
     ) -> None:
         self.name = name
@@ -55,7 +55,7 @@ class TaskLoop:
         self._begin = begin
         self._ends = ends
         self._gateway_loop = loop
-        self._report = report
+        self._outlet = outlet
         self._on_wait = on_wait
         self._thread: LoopThread | None = None
         self._queue: dict[Invocation, Gate] = {}
@@ -86,10 +86,9 @@ class TaskLoop:
             self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
         return True
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether waiting handlers hold all places: never, there can be one task more."""
-        return False
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return nobody: there can always be one task more."""
+        return []
 
     @property
     def running(self) -> list[Invocation]:
@@ -188,7 +187,7 @@ class TaskLoop:
             self._tasks[invocation] = task
 
     async def _run(self, invocation: Invocation, gate: Gate) -> None:
-        outcome = await execute_async(invocation, gate.handler, self._report)
+        outcome = await execute_async(invocation, gate.handler, self._outlet)
         del self._tasks[invocation]
         self._end(invocation, gate, outcome)
 
