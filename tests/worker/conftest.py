@@ -25,6 +25,7 @@ from headgate.runtimes.link import (
     FromWorker,
     Load,
     Loaded,
+    Loading,
     Reader,
     Returned,
     Run,
@@ -37,6 +38,8 @@ from headgate.wire.codec import decode, encode
 Kind = TypeVar("Kind")
 
 CALLER = Caller("operator", frozenset({"line"}), host="panel-1")
+
+ENVIRONMENT = {"PLANT": "north"}
 
 SECONDS = 20.0
 """What is waited for at most: a test that needs so long has failed."""
@@ -51,15 +54,17 @@ class WorkerEnd:
         self.sock.settimeout(SECONDS)
         self.permits = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.dump, their_dump = os.pipe()
-        self.pid, self.pidfd = order([theirs.fileno(), self.permits, their_dump], self.environment)
+        self.pid, self.pidfd = order(
+            [theirs.fileno(), self.permits, their_dump], {"PLANT": "north"}
+        )
         theirs.close()
         os.close(their_dump)
         self._reader = Reader()
         self.heard: list[FromWorker] = []
         """Frames that nobody has asked for."""
+        self.loading: list[str] = []
+        """What it has loaded, file by file, as it told."""
         self._number = 0
-
-    environment = {"PLANT": "north"}
 
     def send(self, *frames: ToWorker) -> None:
         """Send frames in one piece."""
@@ -76,7 +81,10 @@ class WorkerEnd:
                 handlers[name] = str(file)
         order = {"library": [str(self.folder / "library")], "log_level": 20, **fields}
         self.send(Load("hub", "ACME", scripts=handlers, **order))
-        return self.take(Loaded)
+        loaded = self.take(Loaded)
+        self.loading = [frame.file for frame in self.heard if isinstance(frame, Loading)]
+        self.heard = [frame for frame in self.heard if not isinstance(frame, Loading)]
+        return loaded
 
     def run(
         self, handler: str, payload: Any = None, *, seconds: float = 60.0, **fields: Any
@@ -170,6 +178,7 @@ class Nursery:
         control.close()
         exits.close()
         self.workers: list[WorkerEnd] = []
+        self._exited: dict[int, int] = {}
 
     def spawn(self) -> WorkerEnd:
         """Make a worker."""
@@ -184,10 +193,21 @@ class Nursery:
         assert loaded.problems == []
         return worker
 
-    def exit(self) -> tuple[int, int]:
-        """Wait for the next death: the process id, and the exit code or the negative signal."""
-        pid, status = struct.unpack("!ii", self.exits.recv(8))
-        return pid, status
+    def exit_of(self, worker: WorkerEnd) -> int:
+        """Wait for the death of a worker: its exit code or the negative signal."""
+        while worker.pid not in self._exited:
+            pid, status = struct.unpack("!ii", self.exits.recv(8))
+            self._exited[pid] = status
+        return self._exited[worker.pid]
+
+    def clear(self) -> None:
+        """Kill the workers, and wait until they are gone."""
+        for worker in self.workers:
+            if worker.pid not in self._exited:
+                worker.signal(signal.SIGKILL)
+                self.exit_of(worker)
+            worker.close()
+        self.workers, self._exited = [], {}
 
     def close(self) -> None:
         """End it."""
@@ -211,9 +231,17 @@ class Nursery:
         return pid, received[0]
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """A fork server for all tests."""
+    server = Nursery(tmp_path_factory.mktemp("nursery"))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def nursery(tmp_path: Path) -> Iterator[Nursery]:
-    """The fork server of one test."""
-    nursery = Nursery(tmp_path)
-    yield nursery
-    nursery.close()
+def nursery(server: Nursery, tmp_path: Path) -> Iterator[Nursery]:
+    """The fork server, with the workers of one test."""
+    server.folder = tmp_path
+    yield server
+    server.clear()

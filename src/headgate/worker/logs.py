@@ -59,7 +59,6 @@ class LinkLog(logging.Handler):
             self._left_out += 1
             return
         try:
-            self._tell()
             running = current_invocation.get()
             message, text = _text(record.getMessage()), self._traceback(record)
             self._link.send_within(
@@ -70,10 +69,15 @@ class LinkLog(logging.Handler):
             self.handleError(record)
 
     def look(self) -> None:
-        """Tell how many lines were left out, if some were and one more may be logged."""
+        """Tell how many lines were left out since the last look, if some were."""
         with self.lock or contextlib.nullcontext():
-            if self._left_out and self._take():
-                self._tell()
+            count, self._left_out = self._left_out, 0
+        if count:
+            text = (
+                f"{count} more lines were logged, too fast to be kept: a worker process may log "
+                f"{BURST} at once, and {RATE:g} a second"
+            )
+            self._link.send(Logged("headgate.worker", logging.WARNING, text))
 
     def _take(self) -> bool:
         now = monotonic()
@@ -83,15 +87,6 @@ class LinkLog(logging.Handler):
             return False
         self._tokens -= 1
         return True
-
-    def _tell(self) -> None:
-        count, self._left_out = self._left_out, 0
-        if count:
-            text = (
-                f"{count} more lines were logged, too fast to be kept: a worker process may log "
-                f"{BURST} at once, and {RATE:g} a second"
-            )
-            self._link.send(Logged("headgate.worker", logging.WARNING, text))
 
     @staticmethod
     def _traceback(record: logging.LogRecord) -> str:

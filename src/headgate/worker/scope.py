@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from headgate.errors import (
 from headgate.invocation import Caller, Invocation, current_invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.request import FINAL_FATES, Request
-from headgate.runtimes.link import NestedAnswer, NestedCall, NestedCancel, NestedEvent
+from headgate.runtimes.link import NestedAnswer, NestedCall, NestedCancel, NestedEvent, NestedGrant
 from headgate.scope import Delivery, Route, Scope
 from headgate.threads import CallbackThread
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Home", "WorkerScope"]
 
-GRACE = 5.0
+GRACE = 2.0
 """Seconds after its deadline at which a request ends of itself, if the gateway has said nothing."""
 
 FATE_SECONDS = 60.0
@@ -108,6 +109,7 @@ class Home:
                 request.deadline,
                 route.remote_server,
                 route.host_name,
+                streams=request.streams,
                 scope=scope,
                 filters=filters or {},
                 caller=None if parent else caller,
@@ -121,7 +123,12 @@ class Home:
         if request.invocation is not None and request.invocation.tag in self._open:
             self._link.send(NestedCancel(request.invocation.tag))
 
-    def invoke(self, function: Any) -> None:
+    def grant(self, request: Request, total: int) -> None:
+        """Tell the gateway how many bytes of a request's stream are taken in all."""
+        if request.invocation is not None and request.invocation.tag in self._open:
+            self._link.send(NestedGrant(request.invocation.tag, total))
+
+    def invoke(self, function: Callable[[], None]) -> None:
         """Run a callback on the callback thread."""
         self._callbacks.invoke(function)
 
@@ -156,6 +163,8 @@ class Home:
             return
         if event.started:
             request.note_started()
+        if event.parts:
+            request.note_yielded(event.parts)
         if event.progress:
             request.note_progress(event.progress)
         if event.fate:
@@ -211,11 +220,14 @@ class WorkerScope(Scope):
         """What `system.util.getGlobals` gives: one dictionary for the life of this process."""
         return self.home.globals
 
-    def invoke(self, function: Any) -> None:
+    def invoke(self, function: Callable[[], None]) -> None:
         self.home.invoke(function)
 
     def withdraw(self, request: Request) -> None:
         self.home.cancel(request)
+
+    def grant(self, request: Request, total: int) -> None:
+        self.home.grant(request, total)
 
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         self.home.ask(request, payload, route=route)

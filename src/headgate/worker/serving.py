@@ -35,6 +35,7 @@ from headgate.runtimes.gate import begin
 from headgate.runtimes.link import (
     Granted,
     Load,
+    Loading,
     NestedAnswer,
     NestedEvent,
     Reader,
@@ -140,7 +141,11 @@ class Worker:
         self._home.name, self._home.origin = order.gateway, order.origin
         self._project = order.project
         logging.root.setLevel(order.log_level)
-        self._handlers, loaded = load(order, self._home.scope(order.project).system)
+        self._handlers, loaded = load(
+            order,
+            self._home.scope(order.project).system,
+            on_load=lambda file: self._link.send(Loading(file)),
+        )
         self._link.send(loaded)
 
     def _next(self) -> Run:

@@ -122,8 +122,8 @@ class Reports:
     Takes progress and yielded values of the run to the link.
 
     What comes first leaves at once. What follows within `REST` is gathered: of progress the latest
-    value counts, yielded values leave together. A thread of its own sends, so that what a handler
-    has said leaves also while it computes or waits.
+    value counts, yielded values leave together. A thread sends those, so that they leave also while
+    the handler waits or computes.
 
     Args:
         link: Where it goes.
@@ -133,6 +133,7 @@ class Reports:
         self._link = link
         self._told: SimpleQueue[Invocation] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._sent = 0.0
 
     def report(self, invocation: Invocation, value: Any) -> None:
         """Take a progress value."""
@@ -146,6 +147,11 @@ class Reports:
         return Emitter(invocation, self._tell)
 
     def _tell(self, invocation: Invocation) -> None:
+        now = time.monotonic()
+        if now - self._sent >= REST:
+            self._sent = now
+            self._link.send_waiting(invocation)
+            return
         self._told.put(invocation)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="headgate-reports", daemon=True)
@@ -153,8 +159,10 @@ class Reports:
 
     def _work(self) -> None:
         while True:
-            self._link.send_waiting(self._told.get())
-            time.sleep(REST)
+            invocation = self._told.get()
+            time.sleep(max(0.0, self._sent + REST - time.monotonic()))
+            self._sent = time.monotonic()
+            self._link.send_waiting(invocation)
 
 
 def _waiting(invocation: Invocation) -> list[FromWorker]:
