@@ -8,7 +8,7 @@ from headgate.runtimes.link import Logged, Returned
 from headgate.wire.codec import decode
 
 if TYPE_CHECKING:
-    from conftest import Nursery, WorkerEnd
+    from worker_ends import Nursery, WorkerEnd
 
 SCRIPTS = {
     "log": """

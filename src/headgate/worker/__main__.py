@@ -41,9 +41,8 @@ NICENESS = 5
 """
 How far workers stand back where the processors are busy.
 
-Handlers that compute may take all of them, and the gateway must still answer everybody else: by
-the scheduler's weights, one that spins at this niceness leaves the gateway three quarters of a
-processor that both want.
+Handlers that compute may take all of them, and the gateway must still answer everybody else: of a
+processor that both want, a gateway keeps three quarters beside one worker of this niceness.
 """
 
 PR_SET_PDEATHSIG = 1
@@ -193,8 +192,7 @@ def main() -> NoReturn:
     if not sys.flags.safe_path:
         # The working folder: the gateway's own path is in PYTHONPATH.
         del sys.path[0]
-    with suppress(ImportError):
-        import uvloop  # noqa: F401  (what is imported here, no worker has to import)
+    _stand_back()
     # Orphans of workers come to this process, because who else there is may not reap them.
     _set(PR_SET_CHILD_SUBREAPER, 1)
     # What was made so far is shared with all workers, and no collection of theirs touches it.
@@ -204,6 +202,18 @@ def main() -> NoReturn:
     if birth is None:
         sys.exit(0)
     serve(socket.socket(fileno=birth.sock), birth.permits, birth.dump)
+
+
+def _stand_back() -> None:
+    """
+    Let this session stand back as its workers do, if it is one of its own.
+
+    Where the kernel shares processors between sessions, the niceness of a process counts only
+    beside others of its session, and the gateway is in another one.
+    """
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(NICENESS))
 
 
 def _set(option: int, value: Any) -> None:
