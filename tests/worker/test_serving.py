@@ -179,12 +179,13 @@ def test_nothing_begins_without_a_permit(worker: WorkerEnd) -> None:
     worker.send(*runs)
     worker.permit(2)
     assert [decode(worker.take(Returned).payload) for _ in range(2)] == [0, 1]
-    # The worker says this after all that it might have said of the others.
     worker.send(Void([runs[3].number]))
     worker.take(Voided)
-    assert worker.heard == []
     worker.permit()
     assert decode(worker.take(Returned).payload) == 2
+    # What had run without a permit would have said so before this.
+    assert worker.call("echo", 4) == 4
+    assert worker.heard == []
 
 
 def test_what_is_taken_back_never_begins(worker: WorkerEnd) -> None:

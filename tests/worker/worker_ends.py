@@ -164,16 +164,19 @@ class Nursery:
         for sock in (self.control, self.exits):
             sock.settimeout(SECONDS)
         fds = (control.fileno(), exits.fileno())
+        # No file that the fork server may have been left with gets into a worker.
+        stray = os.open("/dev/zero", os.O_RDONLY)
         source = str(Path(headgate.__file__).parent.parent)
         path = [each for each in sys.path if each.endswith("site-packages")]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "headgate.worker", *map(str, fds)],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([source, *path])},
-            pass_fds=fds,
+            pass_fds=(*fds, stray),
             stdin=subprocess.DEVNULL,
             stdout=2,
             cwd=folder,
         )
+        os.close(stray)
         control.close()
         exits.close()
         self.workers: list[WorkerEnd] = []
