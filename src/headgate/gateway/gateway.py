@@ -426,13 +426,18 @@ class Gateway:
             if self._stopping:
                 raise ConfigurationError("The gateway stops: it makes no worker processes")
             if self._forks is None or self._forks.is_dead:
-                self._forks = ForkServer(self.name)
+                self._forks = ForkServer(self.name, origins=self._reception.next_session)
             return self._forks
 
     def _make_runtime(self, project: str) -> ProjectRuntime:
         assert self._loop is not None
         return ProjectRuntime(
-            project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
+            project,
+            ends=self._finished,
+            loop=self._loop,
+            on_wait=self._handler_waits,
+            forkserver=self._forkserver,
+            host=self,
         )
 
     def _count_users(self) -> int:

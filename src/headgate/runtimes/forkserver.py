@@ -82,10 +82,18 @@ class WorkerProcess:
         sock: This end of the stream that the frames go through.
         permits: The eventfd of the permits to begin a run.
         dump: The end of a pipe from which the stacks of its threads are read.
+        origin: The session that numbers the requests of its scripts.
     """
 
     def __init__(
-        self, pid: int, *, pidfd: int, sock: socket.socket, permits: int, dump: int
+        self,
+        pid: int,
+        *,
+        pidfd: int,
+        sock: socket.socket,
+        permits: int,
+        dump: int,
+        origin: str = "",
     ) -> None:
         self.pid = pid
         """Its process id, and that of its process group."""
@@ -99,6 +107,8 @@ class WorkerProcess:
         """Holds what has arrived of a frame that is not complete."""
         self.early: list[FromWorker] = []
         """Frames that came right after `Loaded`, which nobody has looked at."""
+        self.origin = origin
+        """The session that numbers the requests of its scripts; empty if the gateway does."""
         self.born = monotonic()
         """When it was made, on the monotonic clock."""
         self.loading = ""
@@ -123,7 +133,7 @@ class WorkerProcess:
         """
         self.sock.settimeout(max(0.001, deadline - monotonic()))
         try:
-            self._send(code.frame())
+            self._send(msgspec.structs.replace(code.frame(), origin=self.origin))
             for frame in self._frames(deadline):
                 if isinstance(frame, Loaded):
                     self.sock.setblocking(False)
@@ -131,13 +141,12 @@ class WorkerProcess:
                 self._take_early(frame)
         except TimeoutError:
             raise ConfigurationError(
-                f"The scripts of {code.project!r} could not be loaded: the worker process "
-                f"{self.pid} did not come to an end with that in time",
-                cure="What a script does at its top level must not wait",
+                "Its worker process did not come to an end with loading it in time",
+                cure="Scripts must not wait or compute when they are loaded: let a handler do it",
             ) from None
         except (OSError, msgspec.DecodeError) as error:
-            raise self._died_loading(code, str(error)) from None
-        raise self._died_loading(code, "")
+            raise self._died_loading(str(error)) from None
+        raise self._died_loading("")
 
     def _frames(self, deadline: float) -> Iterator[FromWorker]:
         while data := self.sock.recv(PIECE):
@@ -146,6 +155,9 @@ class WorkerProcess:
                 if isinstance(frame, Loaded):
                     self.early = frames[number + 1 :]
                 yield frame
+            if monotonic() >= deadline:
+                # One that never stops to log is never late with the next piece.
+                raise TimeoutError
             self.sock.settimeout(max(0.001, deadline - monotonic()))
 
     def _take_early(self, frame: FromWorker) -> None:
@@ -162,15 +174,14 @@ class WorkerProcess:
     def _send(self, frame: ToWorker) -> None:
         self.sock.sendall(framed(frame))
 
-    def _died_loading(self, code: WorkerCode, why: str) -> ConfigurationError:
+    def _died_loading(self, why: str) -> ConfigurationError:
         end = monotonic() + 1.0
         while self.status is None and monotonic() < end:
             threading.Event().wait(0.005)
         how = ended_by(self.status) if self.status is not None else why or "it closed its socket"
         return ConfigurationError(
-            f"The scripts of {code.project!r} could not be loaded: the worker process {self.pid} "
-            f"died of that ({how})",
-            cure="Look at what its scripts do at their top level",
+            f"Its worker process died of loading it ({how})",
+            cure="Look at what it does at its top level, and at what it imports",
         )
 
     def when_dead(self, tell: Callable[[int], None]) -> None:
@@ -222,10 +233,13 @@ class ForkServer:
 
     Args:
         name: Name of the gateway.
+        origins: Gives each worker a session of its own, in which it numbers its requests. Default:
+            whoever answers them numbers them.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, origins: Callable[[], str] = str) -> None:
         self._name = name
+        self._origins = origins
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -288,7 +302,7 @@ class ForkServer:
             message = msgspec.msgpack.encode({"environment": environment})
             socket.send_fds(control, [message], parcel.theirs)
             pid, pidfd = _answer(control)
-            worker = parcel.opened(pid, pidfd)
+            worker = parcel.opened(pid, pidfd, self._origins())
         with self._workers_lock:
             self._workers[pid] = worker
             status = self._early.pop(pid, None)
@@ -365,11 +379,16 @@ class _Parcel:
         """The worker's file descriptors, in the order that it expects."""
         return [self._their_sock.fileno(), self._permits, self._their_dump]
 
-    def opened(self, pid: int, pidfd: int) -> WorkerProcess:
+    def opened(self, pid: int, pidfd: int, origin: str) -> WorkerProcess:
         """Return the worker that was made of it."""
         self._is_open = True
         return WorkerProcess(
-            pid, pidfd=pidfd, sock=self._sock, permits=self._permits, dump=self._dump
+            pid,
+            pidfd=pidfd,
+            sock=self._sock,
+            permits=self._permits,
+            dump=self._dump,
+            origin=origin,
         )
 
     def __enter__(self) -> _Parcel:

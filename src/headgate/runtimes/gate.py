@@ -29,9 +29,8 @@ class Lane(Protocol):
     has_backlog: bool
     """Whether anything waits for room in the queue itself."""
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every place that there can be is held by a handler that waits."""
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return who holds the places that an invocation waits for; empty if one is free."""
 
     @property
     def running(self) -> list[Invocation]:
@@ -202,7 +201,7 @@ class Gate:
         """Return who holds the places that an invocation waits for; empty if one is free."""
         if invocation in self._waiting:
             return list(self._active)
-        return self.lane.running if self.lane.is_stuck else []
+        return self.lane.holders(invocation)
 
     @property
     def waiting(self) -> int:

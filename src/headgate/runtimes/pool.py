@@ -215,10 +215,10 @@ class Pool:
         """Return False: a thread cannot be stopped."""
         return False
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether all threads that there can be wait for requests of their handlers."""
-        return len(self._workers) >= self._most and self._waiting >= len(self._workers)
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return all that run, if all threads that there can be wait for their requests."""
+        is_stuck = len(self._workers) >= self._most and self._waiting >= len(self._workers)
+        return self.running if is_stuck else []
 
     @property
     def running(self) -> list[Invocation]:

@@ -31,7 +31,6 @@ from headgate.runtimes.link import (
     FromWorker,
     Load,
     Logged,
-    NestedAnswer,
     NestedCall,
     NestedCancel,
     NestedGrant,
@@ -294,12 +293,9 @@ class ProcessLane:
         gate = invocation.place
         if isinstance(gate, Gate) and not self._may_spread(gate):
             return [head.invocation for worker, head in self._heads() if gate in worker.gates]
-        return self.running if self.is_stuck else []
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether all workers that there can be wait for requests of their handlers."""
-        return len(self._workers) >= self._most and all(each.waits for each in self._workers)
+        waiting = [worker for worker in self._workers if worker.waits]
+        is_stuck = len(self._workers) >= self._most and len(waiting) == len(self._workers)
+        return self.running if is_stuck else []
 
     @property
     def running(self) -> list[Invocation]:
@@ -361,7 +357,10 @@ class ProcessLane:
     # --- its workers -----------------------------------------------------------------------------
 
     def exchange(
-        self, code: WorkerCode | None, first: WorkerProcess | None, pools: PoolSettings
+        self,
+        code: WorkerCode | None,
+        first: WorkerProcess | None = None,
+        pools: PoolSettings | None = None,
     ) -> None:
         """
         Run the handlers of a newer generation from now on; what runs ends on its old worker.
@@ -369,9 +368,9 @@ class ProcessLane:
         Args:
             code: What workers load; None if there are no process handlers any more.
             first: A worker that has loaded it already.
-            pools: How many there are, and for how long.
+            pools: How many there are, and for how long. Default: as it was.
         """
-        self._pools = pools
+        self._pools = pools or self._pools
         if code != self._code or first is not None:
             self._code, self._failures = code, 0
             for worker in list(self._workers):
@@ -571,7 +570,7 @@ class ProcessLane:
         worker.hush()
         while worker.read():
             pass
-        expected = worker.leaving
+        expected, ran = worker.leaving, bool(worker.given)
         everyone.remove(worker)
         worker.leaving = True
         self._revoke(worker)
@@ -584,7 +583,7 @@ class ProcessLane:
             logger.warning(
                 "project %r: the worker %d has died: %s", self._project, worker.process.pid, how
             )
-            if not worker.useful and self._code is worker.code:
+            if not worker.useful and not ran and self._code is worker.code:
                 self._failed(f"The worker process {worker.process.pid} died at once ({how})")
         self._ends.drain()
         self._refill()
@@ -847,7 +846,6 @@ class ProcessLane:
         if given is None:
             return
         invocation = given.invocation
-        worker.remember(frame.number, invocation)
         if not invocation.started_at and frame.started is not False:
             invocation.started_at = worker.since
         self._end(worker, given, _outcome(worker, given, frame))
@@ -896,8 +894,8 @@ class ProcessLane:
                 self._host.cancel(worker.calls[frame.number])
         elif isinstance(frame, NestedGrant):
             nested = worker.calls.get(frame.number)
-            if nested is not None and nested.flow is not None:
-                nested.flow.grant(frame.total)
+            if nested is not None:
+                nested.grant(frame.total)
 
     def _reported(self, worker: Worker, frame: Reported) -> None:
         given = worker.given.get(frame.number)
@@ -918,16 +916,11 @@ class ProcessLane:
     def _ask(self, worker: Worker, call: NestedCall) -> None:
         """Have a request of a handler answered, in the name of its run."""
         parent = worker.given.get(call.parent)
-        caller, ancestors = self._host.caller, ()
-        if call.parent:
-            origin = worker.origin(call.parent)
-            if origin is None:
-                text = "The handler that asks returned long ago"
-                code = CancellationException.code
-                worker.send(NestedAnswer(call.number, b"", code, text, started=False))
-                return
-            caller, ancestors = origin
         host = self._host
+        caller, ancestors = call.caller or host.caller, call.ancestors
+        if parent is not None:
+            caller = parent.invocation.caller
+            ancestors = (*parent.invocation.ancestors, parent.invocation.request_id)
         invocation = Invocation(
             caller,
             call.project,
@@ -935,8 +928,8 @@ class ProcessLane:
             call.payload,
             call.deadline,
             worker,
-            host.origin,
-            host.next_sequence(),
+            worker.process.origin or host.origin,
+            call.number if worker.process.origin else host.next_sequence(),
             ancestors,
             parent.invocation if parent is not None else None,
             tag=call.number,

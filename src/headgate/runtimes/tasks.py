@@ -86,10 +86,9 @@ class TaskLoop:
             self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
         return True
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether waiting handlers hold all places: never, there can be one task more."""
-        return False
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return nobody: there can always be one task more."""
+        return []
 
     @property
     def running(self) -> list[Invocation]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from headgate.invocation import Caller, Invocation
+from headgate.invocation import FIRST_GRANT, Invocation
 from headgate.outcome import Failure, Outcome, Success
 from headgate.runtimes.forkserver import WorkerProcess
 from headgate.runtimes.link import (
@@ -32,16 +31,13 @@ if TYPE_CHECKING:
     from headgate.runtimes.gate import Gate
     from headgate.runtimes.process import WorkerCode
 
-__all__ = ["Given", "Origin", "Worker", "WorkerRun"]
+__all__ = ["Given", "Worker", "WorkerRun"]
 
 LEAST_PIECE = 4 * 1024
 """Bytes that are read at once from a worker that logs much."""
 
 MOST_PIECE = 256 * 1024
 """Bytes that are read at once from a worker that sends much else."""
-
-REMEMBERED = 1024
-"""Runs that are over of which a worker's threads may still ask for something."""
 
 STACK_SECONDS = 1.0
 """Seconds that a worker has to tell its stacks."""
@@ -55,13 +51,6 @@ class Given(NamedTuple):
 
     invocation: Invocation
     gate: Gate
-
-
-class Origin(NamedTuple):
-    """In whose name the handler of a run asks."""
-
-    caller: Caller
-    ancestors: tuple[str, ...]
 
 
 class Listener(Protocol):
@@ -128,7 +117,6 @@ class Worker:
         """Bytes that are read at once."""
         self.cpu_before = 0.0
         """Seconds of processor time that it had used when what it runs was first looked at."""
-        self._recent: OrderedDict[int, tuple[Caller, tuple[str, ...], str, int]] = OrderedDict()
         self._loop = loop
         self._listener = listener
         self._number = 0
@@ -159,7 +147,10 @@ class Worker:
             self.given[self._number] = given
             data += framed(_run(self._number, given.invocation))
             if given.invocation.streams:
-                given.invocation.flow = _WorkerFlow(self, self._number, self._loop)
+                flow = given.invocation.flow = _WorkerFlow(self, self._number, self._loop)
+                # After that whoever grants tells the flow.
+                if given.invocation.granted > FIRST_GRANT:
+                    flow.grant(given.invocation.granted)
         self._write(data)
         os.eventfd_write(self.process.permits, len(batch))
 
@@ -261,32 +252,10 @@ class Worker:
         """Read nothing any more."""
         if self._reads:
             self._reads = False
-            self._loop.remove_reader(self._fd)
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.remove_reader(self._fd)
 
     # --- its life --------------------------------------------------------------------------------
-
-    def remember(self, number: int, invocation: Invocation) -> None:
-        """Keep in mind in whose name a run asked that is over."""
-        recent = self._recent
-        recent[number] = (
-            invocation.caller,
-            invocation.ancestors,
-            invocation.origin,
-            invocation.sequence,
-        )
-        if len(recent) > REMEMBERED:
-            recent.popitem(last=False)
-
-    def origin(self, number: int) -> Origin | None:
-        """Return in whose name a run asks; None if it was over long ago."""
-        given = self.given.get(number)
-        if given is not None:
-            invocation = given.invocation
-            return Origin(invocation.caller, (*invocation.ancestors, invocation.request_id))
-        if number not in self._recent:
-            return None
-        caller, ancestors, origin, sequence = self._recent[number]
-        return Origin(caller, (*ancestors, f"{origin}{sequence:012x}"))
 
     def release(self) -> None:
         """Let it end by itself: there is nothing left for it to do."""
@@ -302,8 +271,9 @@ class Worker:
         """Let go of it."""
         self.hush()
         if self._unsent:
-            self._loop.remove_writer(self._fd)
             self._unsent.clear()
+            with suppress(RuntimeError):
+                self._loop.remove_writer(self._fd)
         self._closed = True
         self.process.close()
 
