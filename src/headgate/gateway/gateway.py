@@ -55,6 +55,9 @@ __all__ = ["Gateway"]
 
 logger = logging.getLogger("headgate.gateway")
 
+INTERRUPT_SECONDS = 1.0
+"""Seconds that handlers which were stopped have to end when it stops, so that callers learn it."""
+
 STOP_SECONDS = 5.0
 """Seconds that requests in flight have to finish when the gateway stops."""
 
@@ -364,6 +367,9 @@ class Gateway:
         for invocation in self._requests.on_this_node():
             error = ConnectionLost(f"The gateway {self.name!r} stopped")
             self._requests.stop(invocation, error)
+        end = monotonic() + INTERRUPT_SECONDS
+        while any(h.runtime.is_stopping for h in self._hosted().values()) and monotonic() < end:
+            await asyncio.sleep(0.002)
 
     def _open_files(self) -> None:
         assert self._loop is not None

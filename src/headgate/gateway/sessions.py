@@ -25,7 +25,7 @@ from headgate.security.identities import Identities, Login
 from headgate.wire.frames import FINISHES, Call, Cancel, Cast, Hello
 from headgate.wire.session import Event, Session
 
-__all__ = ["ClientSession", "Sessions", "Switchboard"]
+__all__ = ["LAST_SECONDS", "ClientSession", "Sessions", "Switchboard"]
 
 LOOK_SECONDS = 3600.0
 """Seconds after which a login that ends by itself is looked at again at the latest."""
@@ -196,6 +196,10 @@ class ClientSession:
     def close(self, reason: str) -> None:
         """Say good-bye and close the connection."""
         self._channel.close(reason)
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection, though not all that was written has left."""
+        self._channel.abort(reason)
 
     def end(self, reason: str) -> None:
         """
