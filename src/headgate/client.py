@@ -520,7 +520,8 @@ if hasattr(os, "register_at_fork"):
 def _send_along(frame: Call, route: Route) -> None:
     """Write into a call where else it goes and how."""
     frame.ancestors = route.ancestors
-    frame.priority, frame.flags = route.priority, route.flags
+    frame.priority = route.priority
+    frame.flags |= route.flags
     where = {"remote": route.remote_server, "host": route.host_name}
     frame.extensions = {name: value for name, value in where.items() if value}
 

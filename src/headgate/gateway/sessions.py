@@ -102,7 +102,7 @@ class ClientSession:
                     frame.ancestors,
                 )
                 invocation.arrived = now
-                if frame.priority or frame.flags:
+                if frame.priority or frame.flags & FINISHES:
                     _take_wishes(invocation, frame)
                 if frame.extensions and not self._is_routed(invocation, frame):
                     continue
