@@ -498,15 +498,16 @@ def test_message_that_nobody_gets(plant: Plant) -> None:
 
 
 def test_handlers_are_listed(plant: Plant) -> None:
-    """A table of project, handler, threading and file; nothing is cut to fit."""
+    """A table of project, handler, threading, runtime and file; nothing is cut to fit."""
     result = invoke("handlers")
     assert result.exit_code == 0
     table, _, problems = result.stdout.partition("\nProblem with ")
     rows = [line.split() for line in table.splitlines()]
-    assert rows[0] == ["project", "handler", "threading", "file"]
+    assert rows[0] == ["project", "handler", "threading", "runtime", "file"]
     assert [row[1] for row in rows[2:]] == sorted(HANDLERS)
     assert next(row[:3] for row in rows if row[1:2] == ["fast"]) == ["P", "fast", "async"]
-    assert all(Path(row[3]).is_file() for row in rows[2:])
+    assert {row[3] for row in rows[2:]} == {"thread"}
+    assert all(Path(row[4]).is_file() for row in rows[2:])
     assert problems.startswith("P/broken")
 
 
@@ -514,7 +515,7 @@ def test_handlers_for_machines(plant: Plant) -> None:
     """The list is a document too."""
     found = json.loads(invoke("handlers", "--json").stdout)["handlers"]
     assert [each["handler"] for each in found] == sorted(HANDLERS)
-    assert {"project", "handler", "threading", "file"} <= found[0].keys()
+    assert {"project", "handler", "threading", "runtime", "file"} <= found[0].keys()
 
 
 # --- reload --------------------------------------------------------------------------------------
@@ -955,7 +956,7 @@ def test_ps_lists_what_runs(plant: Plant) -> None:
         result = invoke("ps")
     assert result.exit_code == 0
     head, _, *lines = result.stdout.splitlines()
-    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "thread", "caller"]
+    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "place", "caller"]
     line = next(line for line in lines if " at panel-7" in line)
     assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
 
@@ -1026,7 +1027,7 @@ def test_lists_for_who_may_not_administer(project: Path, tmp_path: Path) -> None
     runs, handlers = shown["ben"]
     assert re.search(r"^ +A +hold +running .* another user *$", runs, flags=re.MULTILINE)
     assert "panel-7" not in runs
-    assert re.search(r"A +hold +Shared +hold\.py *$", handlers, flags=re.MULTILINE)
+    assert re.search(r"A +hold +Shared +thread +hold\.py *$", handlers, flags=re.MULTILINE)
     assert str(tmp_path) not in handlers
 
 

@@ -16,7 +16,7 @@ PACKAGE = Path(headgate.__file__).parent
 
 PURE = {
     *("dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "retries"),
-    "scalars",
+    *("scalars", "stream"),
 }
 BELOW_GATEWAY = {"security", "store", "network", "projects", "runtimes"}
 ROOT = ""

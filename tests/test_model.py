@@ -64,6 +64,7 @@ QUIET = {
     "departing": 0,
     "arriving": 0,
     "bytes_arriving": 0,
+    "streams": 0,
 }
 
 

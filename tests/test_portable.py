@@ -14,7 +14,7 @@ import headgate
 PACKAGE = Path(headgate.__file__).parent
 
 # Right under headgate/: what only runs in a gateway or beside one. All else is the client's side.
-GATEWAY_SIDE = {"gateway", "runtimes", "security", "store", "network", "__main__"}
+GATEWAY_SIDE = {"gateway", "runtimes", "worker", "security", "store", "network", "__main__"}
 
 POSIX_ONLY = ["fcntl", "grp", "pwd", "resource", "termios", "uvloop"]
 

@@ -159,6 +159,7 @@ def test_handlers(tmp_path: Path) -> None:
         assert request("plant", "audit") == {"number": 1}
         assert request("plant", "label", named) == "label for lemonade"
         assert len(request("plant", "report")) == 24
+        assert request("plant", "simulate", {"steps": 3})["process"] != os.getpid()
 
 
 def test_errors() -> None:

@@ -35,7 +35,7 @@ from headgate.outcome import Failure
 from headgate.request import Request, refuse_on_event_loop
 from headgate.scope import NEARBY, Delivery, Route, Scope, entered, left
 from headgate.threads import BURST, CallbackThread, LoopThread, Mailbox
-from headgate.wire.frames import Bye, Call, Cast
+from headgate.wire.frames import STREAMS, Bye, Call, Cast, Grant
 from headgate.wire.session import Event
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Client(Scope):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread: LoopThread | None = None
         self._thread_id = 0
-        self._mailbox: Mailbox[tuple[Request, Call | Cast | None]] | None = None
+        self._mailbox: Mailbox[tuple[Request, Call | Cast | Grant | None]] | None = None
         self._callbacks: CallbackThread | None = None
         self._held: deque[_Held] = deque()
         self._held_timer: asyncio.TimerHandle | None = None
@@ -259,8 +259,11 @@ class Client(Scope):
     def withdraw(self, request: Request) -> None:
         self._hand_on(request, None)
 
+    def grant(self, request: Request, total: int) -> None:
+        self._hand_on(request, Grant(0, total))
+
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
-        frame = Call(0, request.project, request.handler, payload, 0)
+        frame = Call(0, request.project, request.handler, payload, 0, 0, STREAMS)
         if route is not NEARBY:
             _send_along(frame, route)
         if get_ident() != self._thread_id:
@@ -280,7 +283,7 @@ class Client(Scope):
             return False
         if len(self._pausing) >= MAX_HELD:
             return False
-        frame = Call(0, request.project, request.handler, payload, 0)
+        frame = Call(0, request.project, request.handler, payload, 0, 0, STREAMS)
         _send_along(frame, route)
         self._pausing[request] = self._loop.call_later(pause, self._try_again, request, frame)
         return True
@@ -303,7 +306,7 @@ class Client(Scope):
         )
         self._hand_on(request, frame)
 
-    def _hand_on(self, request: Request, frame: Call | Cast | None) -> None:
+    def _hand_on(self, request: Request, frame: Call | Cast | Grant | None) -> None:
         """Bring a request, or with None its cancellation, to the event loop."""
         mailbox = self._mailbox
         if mailbox is None or self._closed_for:
@@ -368,13 +371,16 @@ class Client(Scope):
             self._send((waiting.request, waiting.frame))
         self._flush()
 
-    def _send(self, item: tuple[Request, Call | Cast | None]) -> None:
+    def _send(self, item: tuple[Request, Call | Cast | Grant | None]) -> None:
         request, frame = item
         channel = self._channel
         if frame is None:
             self._cancel(request)
         elif channel is None:
-            self._hold(request, frame)
+            if not isinstance(frame, Grant):
+                self._hold(request, frame)
+        elif isinstance(frame, Grant):
+            exchange.grant(channel.open_session, request, frame.total)
         else:
             exchange.hand_over(channel.open_session, request, frame)
 

@@ -19,10 +19,20 @@ from headgate.errors import (
 )
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.request import Request
-from headgate.wire.frames import Call, Cast, FateFrame, Fault, Frame, Progress, Result, Started
+from headgate.wire.frames import (
+    Call,
+    Cast,
+    FateFrame,
+    Fault,
+    Frame,
+    Item,
+    Progress,
+    Result,
+    Started,
+)
 from headgate.wire.session import Event, Session
 
-__all__ = ["cancel", "hand_over", "lose", "overdue_text", "send", "take"]
+__all__ = ["cancel", "grant", "hand_over", "lose", "overdue_text", "send", "take"]
 
 
 def send(session: Session, request: Request, frame: Call | Cast) -> None:
@@ -52,6 +62,12 @@ def cancel(session: Session, request: Request, now: float) -> None:
         session.cancel(request.sequence, now)
 
 
+def grant(session: Session, request: Request, total: int) -> None:
+    """Take more values of a stream, if its request was sent in this session."""
+    if request.session == session.id:
+        session.grant(request.sequence, total)
+
+
 def take(events: list[Event], loop: AbstractEventLoop | None = None) -> None:
     """
     Bring what the session received to the handles.
@@ -75,7 +91,9 @@ def take(events: list[Event], loop: AbstractEventLoop | None = None) -> None:
 
 
 def _note(frame: Frame, request: Request) -> None:
-    if isinstance(frame, Started):
+    if isinstance(frame, Item):
+        request.note_yielded(frame.parts)
+    elif isinstance(frame, Started):
         request.note_started()
     elif isinstance(frame, Progress):
         request.note_progress(frame.payload)

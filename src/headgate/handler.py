@@ -22,6 +22,7 @@ __all__ = [
     "RuntimeName",
     "Signature",
     "Threading",
+    "check_pool_setting",
     "check_setting",
     "check_settings",
     "check_signature",
@@ -138,6 +139,28 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     worker_environment: tuple[str, ...] = ()
     """Names of the gateway's environment variables that the workers may see."""
+
+    @staticmethod
+    def of(stated: Mapping[str, Any]) -> PoolSettings:
+        """
+        Put together what is stated, setting by setting checked before.
+
+        Raises:
+            ConfigurationError: The settings contradict each other.
+        """
+        pools = PoolSettings(
+            **{
+                **stated,
+                "worker_environment": tuple(stated.get("worker_environment", ())),
+                "worker_age": _finite(stated.get("worker_age", 3600.0)),
+            }
+        )
+        if pools.threads > pools.max_threads:
+            raise ConfigurationError(
+                f"threads={pools.threads} is more than max_threads={pools.max_threads}",
+                cure="Raise max_threads too, or write fewer threads",
+            )
+        return pools
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,10 +303,40 @@ def check_setting(name: str, value: object, *, file: str = "", line: int | None 
     Raises:
         ConfigurationError: The setting is unknown, or cannot have this value.
     """
-    if name not in _RULES:
-        problem, cure = f"{name!r} is no setting of a handler", known_names(name, _RULES)
-    elif not _RULES[name].fits(value):
-        problem, cure = f"{name} cannot be {value!r}", _RULES[name].cure
+    _check(name, value, _RULES, whose="a handler", file=file, line=line)
+
+
+def check_pool_setting(
+    name: str, value: object, *, file: str = "", line: int | None = None
+) -> None:
+    """
+    Check one setting of a project's threads and workers, as `project.toml` has it.
+
+    Args:
+        name: The setting.
+        value: What it is to be.
+        file: Where it stands, for the error.
+        line: The line in the file.
+
+    Raises:
+        ConfigurationError: The setting is unknown, or cannot have this value.
+    """
+    _check(name, value, _POOL_RULES, whose="a pool", file=file, line=line)
+
+
+def _check(
+    name: str,
+    value: object,
+    rules: Mapping[str, _Rule],
+    *,
+    whose: str,
+    file: str,
+    line: int | None,
+) -> None:
+    if name not in rules:
+        problem, cure = f"{name!r} is no setting of {whose}", known_names(name, rules)
+    elif not rules[name].fits(value):
+        problem, cure = f"{name} cannot be {value!r}", rules[name].cure
     else:
         return
     raise ConfigurationError(problem, cure=cure, file=file, line=line)
@@ -309,10 +362,15 @@ def _seconds(value: object) -> bool:
     return 0 < value < math.inf
 
 
-def _names(value: object) -> bool:
-    if not isinstance(value, (list, tuple)) or not value:
+def _names(value: object, *, least: int = 1) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) < least:
         return False
     return all(isinstance(name, str) and name for name in value)
+
+
+def _finite(seconds: float) -> float | None:
+    # TOML has no None; it has inf.
+    return None if seconds == math.inf else seconds
 
 
 class _Rule(NamedTuple):
@@ -363,4 +421,27 @@ _RULES = {
     ),
     "roles": _Rule(_names, "Write a list of names of roles, or leave it out for any"),
     "zones": _Rule(_names, "Write a list of names of zones, or leave it out for any"),
+}
+
+_POOL_RULES = {
+    "threads": _Rule(
+        lambda value: _whole(value, 1), "Write how many threads: a whole number from 1"
+    ),
+    "max_threads": _Rule(
+        lambda value: _whole(value, 1), "Write how many threads at most: a whole number from 1"
+    ),
+    "workers": _Rule(
+        lambda value: _whole(value, 1), "Write how many processes: a whole number from 1"
+    ),
+    "worker_age": _Rule(
+        lambda value: value == math.inf or _seconds(value),
+        "Write seconds, more than 0, or inf for never",
+    ),
+    "worker_memory": _Rule(
+        lambda value: _whole(value, 1),
+        "Write a whole number of MiB from 1, or leave it out for no limit",
+    ),
+    "worker_environment": _Rule(
+        lambda value: _names(value, least=0), "Write a list of names of environment variables"
+    ),
 }

@@ -17,10 +17,12 @@ from headgate.errors import HandlerError, HandlerKilled, PayloadError
 from headgate.outcome import Failure, Outcome, Success
 
 __all__ = [
+    "FIRST_GRANT",
     "HIGH",
     "LOW",
     "MAX_CHAIN",
     "NORMAL",
+    "VALUE_COST",
     "Asker",
     "Caller",
     "Context",
@@ -39,6 +41,12 @@ MAX_CHAIN = 16
 
 LOW, NORMAL, HIGH = -1, 0, 1
 """The priorities of a request."""
+
+FIRST_GRANT = 256 * 1024
+"""Bytes of yielded values that every asker of a stream takes to begin with."""
+
+VALUE_COST = 64
+"""What a yielded value counts beside its own bytes: what it takes in memory."""
 
 
 class Fate:
@@ -122,7 +130,11 @@ class Flow(Protocol):
     """Lets a handler yield as fast as its reader reads; called from any thread."""
 
     def grant(self, total: int) -> None:
-        """Let the handler yield up to this many bytes in all, as `Item.cost` counts them."""
+        """
+        Let the handler yield until its values have this many bytes in all, `VALUE_COST` included.
+
+        A value is begun while those before it have fewer; it may be larger than what is left.
+        """
 
     def close(self) -> None:
         """Let the handler yield nothing any more: its generator is closed at the next value."""
@@ -143,6 +155,9 @@ class Asker(Protocol):
 
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Take an encoded progress value."""
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Take the next encoded values of a stream; only if the invocation `streams`."""
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Take what became of the handler, after a cancellation or a timeout."""
@@ -238,13 +253,37 @@ class Invocation(msgspec.Struct, eq=False):
     """Whether it goes on when its caller's connection ends."""
 
     flow: Flow | None = None
-    """How much the asker of a stream takes; set when the handler is about to yield."""
+    """What holds the handler up that yields; set when it is about to yield. See `grant`."""
+
+    granted: int = FIRST_GRANT
+    """Bytes of yielded values that the asker takes in all, as it last said."""
+
+    yielded: list[bytes] | None = None
+    """Values that wait to be sent. The handler's thread appends, the event loop takes."""
 
     action: str = "request"
     """What the caller wants to do, as in `headgate.security.policy.Action`."""
 
     place: Withdrawable | None = None
     """Where it waits or runs, for taking it back."""
+
+    def grant(self, total: int) -> None:
+        """Let the handler yield up to `total` bytes, also if it has not begun; any thread."""
+        if total > self.granted:
+            # Before the look: a flow that is set meanwhile looks at it after that.
+            self.granted = total
+            if self.flow is not None:
+                self.flow.grant(total)
+
+    def take_yielded(self) -> list[bytes]:
+        """Take the values that wait; on the event loop."""
+        taken: list[bytes] = []
+        values = self.yielded or []
+        # The handler tells of the first that waits, so none may be left.
+        while following := values[:]:
+            del values[: len(following)]
+            taken += following
+        return taken
 
     def detached(self) -> Invocation:
         """

@@ -8,7 +8,7 @@ import msgspec
 
 from headgate.errors import RequestError
 
-__all__ = ["LARGE", "Encoded", "Failure", "Outcome", "Success"]
+__all__ = ["ENDED", "LARGE", "Encoded", "Failure", "Outcome", "Success"]
 
 LARGE: Final = 256 * 1024
 """Bytes of an encoded value from which on it is not decoded on an event loop, but beside it."""
@@ -18,6 +18,10 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     """The handler returned, and its result is still as it travels."""
 
     data: bytes
+
+
+ENDED: Final = Encoded(b"")
+"""The generator came to its end: the values that it yielded before are the result."""
 
 
 class Success(msgspec.Struct, frozen=True):

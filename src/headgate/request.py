@@ -14,14 +14,15 @@ import logging
 import threading
 import time
 from asyncio import Future, _get_running_loop
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from headgate.errors import CancellationException, RequestError
+from headgate.errors import CancellationException, PayloadError, RequestError
 from headgate.invocation import Fate, Invocation, current_invocation
 from headgate.outcome import LARGE, Encoded, Failure, Outcome, Success
+from headgate.stream import MAX_GATHERED, Stream, Values
 
 __all__ = ["Callback", "Request", "Requester", "refuse_on_event_loop"]
 
@@ -54,6 +55,9 @@ class Requester(Protocol):
 
     def withdraw(self, request: Request) -> None:
         """Tell the executing side that the request is cancelled."""
+
+    def grant(self, request: Request, total: int) -> None:
+        """Tell the executing side how many bytes of yielded values are taken in all."""
 
 
 def refuse_on_event_loop(what: str, instead: str) -> None:
@@ -107,6 +111,10 @@ class Request(msgspec.Struct, eq=False):
     """What the request is on a gateway of this process; None where it is on another."""
     made_in: Invocation | None = None
     """The invocation whose handler made the request; its callbacks are called on its behalf."""
+    streams: bool = True
+    """Whether it takes the values of a generator; a message's handle does not."""
+    values: Values | None = None
+    """What a generator has yielded; None as long as that is nothing."""
     _progress: list[bytes] | None = None
     _outcome: Outcome | None = None
     _started: bool = False
@@ -181,6 +189,32 @@ class Request(msgspec.Struct, eq=False):
         # a result."
         self._wait("getError()", "await request")
         return self.error()
+
+    def stream(self) -> Stream:
+        """
+        Read the values that the handler yields, one by one, as they come.
+
+        ::
+
+            for value in request.stream(): ...
+            async for value in request.stream(): ...
+
+        The handler waits while 256 KiB of values are not read. After the last one the loop ends;
+        if the request ends in another way, the values that came before come first, and then its
+        error is raised. A handler that yields nothing but returns gives its result as one value.
+
+        Values that are read here are no part of the result: `get` and `onSuccess` give None then.
+        Without `stream` they give a list of all values.
+
+        Raises:
+            RuntimeError: The values were given as a list already.
+        """
+        with _lock:
+            values = self._open_values()
+            if values.is_taken and not values.is_read:
+                raise RuntimeError(f"The values of {self!r} were given as a list already")
+            values.is_read = True
+        return Stream(self, values, self._requester)
 
     def onSuccess(self, function: Callback | None) -> None:
         """
@@ -311,23 +345,26 @@ class Request(msgspec.Struct, eq=False):
     def __await__(self) -> Generator[Any, None, Any]:
         if self._outcome is None:
             future = self._requester.future()
-            running = current_invocation.get()
-            awaits = running.awaits if running is not None else None
             self._waiters.append(future)
             if self._outcome is None:
-                if running is not None and awaits is not None:
-                    awaits(running, self.invocation)
-                try:
-                    yield from future
-                except asyncio.CancelledError:
-                    self.cancel()
-                    raise
-                finally:
-                    if running is not None and awaits is not None:
-                        awaits(running, None)
+                yield from self._until(future)
         if self._encoded_bytes() >= LARGE:
             yield from asyncio.to_thread(self._settle).__await__()
         return self.result()
+
+    def _until(self, future: Future[None]) -> Generator[Any, None, None]:
+        running = current_invocation.get()
+        awaits = running.awaits if running is not None else None
+        if running is not None and awaits is not None:
+            awaits(running, self.invocation)
+        try:
+            yield from future
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            if running is not None and awaits is not None:
+                awaits(running, None)
 
     def __repr__(self) -> str:
         outcome = self._outcome
@@ -418,6 +455,31 @@ class Request(msgspec.Struct, eq=False):
                 return
         self._requester.invoke(self._fire_progress)
 
+    def note_yielded(self, parts: list[bytes]) -> None:
+        """Take the next encoded values that the handler yielded."""
+        with _lock:
+            if self._outcome is not None:
+                return
+            self._started = True
+            values = self._open_values()
+            values.add(parts)
+        if not values.is_read:
+            if values.gathered > MAX_GATHERED:
+                self._end_too_large()
+            elif values.arrived >= values.due_at:
+                self._requester.grant(self, values.next_grant(values.arrived))
+        _wake(values.take_waiters(), _get_running_loop())
+
+    def _end_too_large(self) -> None:
+        error = PayloadError(
+            f"The values of {self.project}/{self.handler} have more than {MAX_GATHERED:,} bytes "
+            "together, too many for one list. Read them one by one, with request.stream()",
+            place="result",
+            started=True,
+        )
+        if self.end(Failure(error)):
+            self._requester.withdraw(self)
+
     def note_late(self, outcome: Outcome) -> None:
         """Note what an outcome that came after the end says of the handler."""
         fate = Fate.of(outcome)
@@ -434,7 +496,35 @@ class Request(msgspec.Struct, eq=False):
                 return  # whoever waits, waits for the end
         self._wake_waiters(_get_running_loop())
 
+    # --- for a stream of its values ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def woken_by(self, values: Values, waiter: Waiter) -> Iterator[bool]:
+        """Have somebody woken by the next values or the end; gives whether to wait for that."""
+        values.waiters.append(waiter)
+        is_open = self._add_waiter(waiter)
+        try:
+            yield is_open and not values.parts
+        finally:
+            self._remove_waiter(waiter)
+            with contextlib.suppress(ValueError):
+                values.waiters.remove(waiter)
+
+    def wait_for_value(self, event: threading.Event) -> None:
+        """Wait on this thread, as `get` does."""
+        refuse_on_event_loop("To read a stream", "async for value in request.stream()")
+        self._block(event.wait)
+
+    async def awaited(self, future: Future[None]) -> None:
+        """Wait for a future in a task, as ``await request`` does."""
+        await _Awaitable(self._until(future))
+
     # --- inside ----------------------------------------------------------------------------------
+
+    def _open_values(self) -> Values:
+        if self.values is None:
+            self.values = Values()
+        return self.values
 
     def _known_started(self) -> bool | None:
         """A request that was never given to a transport certainly did not start."""
@@ -452,7 +542,11 @@ class Request(msgspec.Struct, eq=False):
     def _encoded_bytes(self) -> int:
         """Give the size of a result that still has to be decoded; 0 without one."""
         outcome = self._outcome
-        return len(outcome.data) if type(outcome) is Encoded else 0
+        if type(outcome) is not Encoded:
+            return 0
+        if not outcome.data and self.values is not None and not self.values.is_read:
+            return self.values.gathered
+        return len(outcome.data)
 
     def _settle(self) -> Success | Failure:
         """Return the outcome, decoded on the thread that is the first to want it."""
@@ -463,7 +557,7 @@ class Request(msgspec.Struct, eq=False):
             return outcome
         decoded: Success | Failure
         try:
-            decoded = Success(self._requester.decode(outcome.data))
+            decoded = Success(self._decoded(outcome.data))
         except RequestError as error:
             error.started, error.request_id = True, self.request_id
             self._fate = Fate.FINISHED
@@ -471,8 +565,18 @@ class Request(msgspec.Struct, eq=False):
         # Of two threads that decoded at once, the first one's value is everybody's.
         if self._outcome is outcome:
             self._outcome = decoded
+            if self.values is not None:
+                self.values.forget_list()
             return decoded
         return self._settle()
+
+    def _decoded(self, data: bytes) -> Any:
+        if data:
+            return self._requester.decode(data)
+        # The generator came to its end.
+        values = self._open_values()
+        values.is_over = True
+        return None if values.is_read else values.as_list(self._requester)
 
     def _add_waiter(self, waiter: Waiter, *, until_fate: bool = False) -> bool:
         """
@@ -490,13 +594,7 @@ class Request(msgspec.Struct, eq=False):
 
     def _wake_waiters(self, running: asyncio.AbstractEventLoop | None) -> None:
         waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not isinstance(waiter, Future):
-                waiter()
-            elif (loop := waiter.get_loop()) is not running:
-                _wake_elsewhere(loop, waiter)
-            elif not waiter.done():
-                waiter.set_result(None)
+        _wake(waiters, running)
 
     def _wait(self, what: str, instead: str) -> None:
         if self._outcome is not None:
@@ -504,13 +602,16 @@ class Request(msgspec.Struct, eq=False):
         refuse_on_event_loop(what, instead)
         latch = threading.Lock()
         latch.acquire()
-        if not self._add_waiter(latch.release):
-            return
+        if self._add_waiter(latch.release):
+            self._block(latch.acquire)
+
+    def _block(self, wait: Callable[[], Any]) -> None:
+        """Call what waits for the handler; one that asked for it gives its place back meanwhile."""
         running = current_invocation.get()
         slot = running.slot if running is not None else None
         left = slot is not None and slot.leave(self.invocation)
         try:
-            latch.acquire()
+            wait()
         finally:
             if slot is not None and left:
                 slot.enter()
@@ -577,6 +678,26 @@ def _beside_loop(
         then(decode)
     else:
         loop.run_in_executor(None, decode).add_done_callback(lambda done: then(done.result))
+
+
+class _Awaitable:
+    """Lets a coroutine await a generator."""
+
+    def __init__(self, steps: Generator[Any, None, None]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._steps
+
+
+def _wake(waiters: list[Waiter], running: asyncio.AbstractEventLoop | None) -> None:
+    for waiter in waiters:
+        if not isinstance(waiter, Future):
+            waiter()
+        elif (loop := waiter.get_loop()) is not running:
+            _wake_elsewhere(loop, waiter)
+        elif not waiter.done():
+            waiter.set_result(None)
 
 
 _elsewhere: dict[asyncio.AbstractEventLoop, list[Future[None]]] = {}

@@ -286,6 +286,7 @@ class Scope(ABC):
             raise ValueError(f"scope has {len(letters)} characters: it is letters of {SCOPES}")
         data = encode({} if payload is None else payload)
         request = Request(self, project, handler, monotonic() + self.default_timeout)
+        request.streams = False
         ancestors = _ancestors(current_invocation.get())
         refusal = _too_long(project, handler, NEARBY)
         if refusal is not None:
@@ -320,6 +321,10 @@ class Scope(ABC):
     @abstractmethod
     def withdraw(self, request: Request) -> None:
         """Tell the executing side that a request is cancelled."""
+
+    @abstractmethod
+    def grant(self, request: Request, total: int) -> None:
+        """Tell the executing side how many bytes of yielded values are taken in all."""
 
     @abstractmethod
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:

@@ -67,13 +67,13 @@ class TestTable:
         assert first["seconds"] > 0
         assert rows(client)["hold"]["seconds"] > first["seconds"]
         assert first.keys() - {"seconds", "cpu_seconds", "user"} == {
-            *("id", "request_id", "project", "handler", "thread", "async", "state"),
-            *("waits_for", "host", "session", "gateway"),
+            *("id", "request_id", "project", "handler", "place", "async", "state"),
+            *("waits_for", "host", "session", "gateway", "pid", "memory"),
         }
         assert first["request_id"] == handle.request_id
         assert first["id"] == "1-1"
         assert first["session"] == handle.request_id[:20]
-        assert (first["project"], first["thread"], first["async"]) == ("ACME", "headgate-ACME-1", 0)
+        assert (first["project"], first["place"], first["async"]) == ("ACME", "headgate-ACME-1", 0)
         assert (first["state"], first["waits_for"], first["host"]) == ("running", None, "panel-7")
         assert (first["gateway"], bool(first["user"])) == ([], True)
 
@@ -124,7 +124,7 @@ class TestTable:
         handle = client.request("ACME", "await", {})
         begun(hub)
         row = rows(client)["await"]
-        assert (row["async"], row["thread"]) == (True, "headgate-ACME-async")
+        assert (row["async"], row["place"]) == (True, "headgate-ACME-async")
         assert (row["state"], row["cpu_seconds"]) == ("running", None)
         handle.cancel()
 

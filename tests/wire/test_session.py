@@ -58,6 +58,7 @@ NOTHING = {
     "departing": 0,
     "arriving": 0,
     "bytes_arriving": 0,
+    "streams": 0,
 }
 
 

@@ -118,11 +118,9 @@ def handlers(target: Target) -> None:
     if target.as_json:
         print_document({"handlers": found, "problems": problems})
         return
-    rows = [
-        (row["project"], row["handler"], "async" if row["async"] else row["threading"], row["file"])
-        for row in found
-    ]
-    print_table(("project", "handler", "threading", "file"), rows)
+    columns = ("project", "handler", "threading", "runtime", "file")
+    told = [{**row, "threading": "async"} if row["async"] else row for row in found]
+    print_table(columns, [tuple(row[column] for column in columns) for row in told])
     if problems:
         print_problems(problems)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import io
 import logging
 import queue
 import sys
-import threading
 from logging.handlers import QueueHandler, QueueListener
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from headgate.gateway.config import Settings
 
-__all__ = ["Levels", "PrintLog", "log_to_stderr"]
+__all__ = ["Levels", "log_to_stderr"]
 
 MOST_WAITING = 10_000
 """Log records that wait to be written, at most."""
@@ -70,31 +68,6 @@ def log_to_stderr(*, as_json: bool = False) -> None:
     listener.start()
     atexit.register(listener.stop)
     logging.basicConfig(handlers=[_Hasty(waiting)], force=True)
-
-
-class PrintLog(io.TextIOBase):
-    """
-    Takes what scripts print, and puts it into the log ``headgate.print`` line by line.
-
-    A gateway's own stdout is for the line that says that it is ready.
-    """
-
-    encoding = "utf-8"
-
-    def __init__(self) -> None:
-        self._begun = threading.local()
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Log the lines that are complete; what is left waits for the rest of its line."""
-        *lines, rest = (getattr(self._begun, "line", "") + text).split("\n")
-        self._begun.line = rest
-        for line in lines:
-            logging.getLogger("headgate.print").info("%s", line)
-        return len(text)
 
 
 class _Hasty(QueueHandler):

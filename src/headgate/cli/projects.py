@@ -66,7 +66,8 @@ def check(
     if as_json:
         print_document({"handlers": handlers, "problems": problems})
     else:
-        print_table(("project", "handler", "threading", "file"), [row.values() for row in handlers])
+        columns = ("project", "handler", "threading", "runtime", "file")
+        print_table(columns, [row.values() for row in handlers])
         print_problems(problems)
     raise typer.Exit(ExitCode.HANDLER_ERROR if problems else ExitCode.FINE)
 
@@ -144,6 +145,7 @@ def _handlers(loaded: Projects) -> list[dict[str, str]]:
             "project": name,
             "handler": handler.name,
             "threading": "async" if handler.signature.is_async else handler.settings.threading,
+            "runtime": handler.settings.runtime,
             "file": str(handler.file),
         }
         for name, project in sorted(loaded.items())
@@ -228,6 +230,12 @@ title = TITLE
 [defaults]
 # timeout = 30              # seconds that a call may take at most, whatever its caller allows
 # queue = 10000             # calls that may wait; one more is answered with "overloaded"
+# runtime = "process"       # in worker processes, which are killed if a call takes too long
+
+# What its handlers share.
+[pool]
+# threads = 8
+# workers = 2               # processes for handlers with runtime = "process"
 
 # Settings of one handler; they can also stand on its function: @headgate.handler(concurrency=2)
 # [handlers.hello]

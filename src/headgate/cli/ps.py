@@ -20,7 +20,7 @@ def ps(target: Target) -> None:
         return
     if found["running"]:
         print_table(
-            ("id", "project", "handler", "state", "for", "cpu", "thread", "caller"),
+            ("id", "project", "handler", "state", "for", "cpu", "place", "caller"),
             map(_row, found["running"]),
         )
     else:
@@ -57,7 +57,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
         state,
         duration(row["seconds"]),
         "" if row["cpu_seconds"] is None else duration(row["cpu_seconds"]),
-        row["thread"],
+        row["place"],
         " via ".join([caller, *reversed(row["gateway"])]),
     )
 

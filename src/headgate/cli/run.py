@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from headgate.cli.config import load
 from headgate.cli.ends import reporting, server_parts
-from headgate.cli.log import Levels, PrintLog, log_to_stderr
+from headgate.cli.log import Levels, log_to_stderr
 from headgate.cli.output import print_document
 from headgate.cli.process import Garbage, give_memory_back, raise_file_limit
 from headgate.cli.projects import chosen_projects
+from headgate.projects.prints import PrintLog
 
 if TYPE_CHECKING:
     from headgate.gateway import Gateway

@@ -153,6 +153,7 @@ def _handlers(hosting: Hosting) -> list[dict[str, Any]]:
             "project": name,
             "handler": handler.name,
             "threading": handler.settings.threading,
+            "runtime": handler.settings.runtime,
             "async": handler.signature.is_async,
             "file": str(handler.file),
         }

@@ -478,10 +478,10 @@ class Dispatch:
     # --- ends ------------------------------------------------------------------------------------
 
     def finished(self, end: Finished) -> None:
-        """Take the end of a handler's run, or its progress."""
+        """Take the end of a handler's run, its progress, or what it yielded."""
         invocation, gate, outcome = end
         if outcome is None:
-            self._progress(invocation)
+            self._tell(invocation)
             return
         gate.finished(invocation)
         if invocation.outcome is None:
@@ -492,10 +492,14 @@ class Dispatch:
         else:
             invocation.asker.learned(invocation, _fate(outcome))
 
-    def _progress(self, invocation: Invocation) -> None:
+    def _tell(self, invocation: Invocation) -> None:
         data, invocation.reported = invocation.reported, None
-        if invocation.outcome is None and data is not None:
-            invocation.asker.progressed(invocation, data)
+        values = invocation.take_yielded()
+        if invocation.outcome is None:
+            if data is not None:
+                invocation.asker.progressed(invocation, data)
+            if values:
+                invocation.asker.yielded(invocation, values)
 
 
 class _Nobody:
@@ -509,6 +513,9 @@ class _Nobody:
 
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Drop it."""
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Drop them."""
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Drop it."""

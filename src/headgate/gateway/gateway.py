@@ -24,6 +24,7 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.config import Configuration, Settings
+from headgate.gateway.crew import Workers
 from headgate.gateway.dispatch import Dispatch, Pause
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
@@ -39,6 +40,7 @@ from headgate.outcome import Failure, Outcome
 from headgate.projects.project import Problem, Project
 from headgate.projects.source import ProjectFolders
 from headgate.request import refuse_on_event_loop
+from headgate.runtimes.forkserver import ForkServer
 from headgate.runtimes.project import ProjectRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
@@ -158,6 +160,8 @@ class Gateway:
             options=configuration.options(),
         )
         self._hosting: Hosting | None = None
+        self._forking = threading.Lock()
+        self._forks: ForkServer | None = None
         self._running = Running(name, dict)
         self._live: LiveSettings | None = None
         self._on_settings = on_settings
@@ -304,6 +308,7 @@ class Gateway:
         hosting = self._hosting = Hosting(
             self._folders,
             system=lambda project: self.scope(project).system,
+            workers=Workers(self.name, self._forkserver),
             runtime=self._make_runtime,
             requests=self._requests,
             zones=self._zones,
@@ -407,15 +412,38 @@ class Gateway:
         self._running.watchdog.close()
         for end in ends:
             end()
+        with self._forking:
+            forks, self._forks = self._forks, None
+        if forks is not None:
+            forks.close()
         self._reception.identities.close()
         if self._audit is not None:
             self._audit.close()
         self._store.close()
 
+    def _forkserver(self) -> ForkServer:
+        """
+        Return what makes worker processes, on any thread; another one if it has died.
+
+        Raises:
+            ConfigurationError: The gateway stops.
+        """
+        with self._forking:
+            if self._stopping:
+                raise ConfigurationError("The gateway stops: it makes no worker processes")
+            if self._forks is None or self._forks.is_dead:
+                self._forks = ForkServer(self.name, origins=self._reception.next_session)
+            return self._forks
+
     def _make_runtime(self, project: str) -> ProjectRuntime:
         assert self._loop is not None
         return ProjectRuntime(
-            project, ends=self._finished, loop=self._loop, on_wait=self._handler_waits
+            project,
+            ends=self._finished,
+            loop=self._loop,
+            on_wait=self._handler_waits,
+            forkserver=self._forkserver,
+            host=self,
         )
 
     def _count_users(self) -> int:

@@ -19,7 +19,7 @@ from headgate.gateway.plan import Key
 from headgate.gateway.requests import Requests
 from headgate.invocation import Invocation
 from headgate.outcome import Failure
-from headgate.projects.project import Handler, Problem, Project
+from headgate.projects.project import Problem, Project
 from headgate.runtimes.gate import Gate
 from headgate.runtimes.project import ProjectRuntime
 
@@ -60,7 +60,7 @@ class Hosted:
         """What a newer generation was made of that does not serve, and why."""
         self._requests = requests
         self._left: list[_Left] = []
-        self._exchange(project.handlers)
+        self._exchange(project)
 
     @property
     def problems(self) -> list[Problem]:
@@ -76,7 +76,7 @@ class Hosted:
         """Let a newer generation take the place of the one that serves."""
         before, self.project = self.project, project
         self.key, self.refused = key, None
-        self._exchange(project.handlers, before=before)
+        self._exchange(project, before=before)
 
     def refuse(self, project: Project, key: Key) -> None:
         """Go on as it is, and keep in mind what is wrong with a newer generation."""
@@ -86,7 +86,7 @@ class Hosted:
 
     def leave(self) -> None:
         """Serve nothing any more: the project was removed."""
-        self._exchange({}, before=self.project, error=_no_project)
+        self._exchange(None, before=self.project, error=_no_project)
 
     def tidy(self) -> bool:
         """Close what is not needed any more; False if something still is."""
@@ -114,12 +114,20 @@ class Hosted:
 
     def _exchange(
         self,
-        handlers: Mapping[str, Handler],
+        project: Project | None,
         *,
         before: Project | None = None,
         error: Callable[[Invocation], RequestError] | None = None,
     ) -> None:
-        successors = self.runtime.exchange(handlers)
+        if project is None:
+            successors = self.runtime.exchange({})
+        else:
+            successors = self.runtime.exchange(
+                project.handlers,
+                workers=project.workers,
+                first=project.take_worker(),
+                pools=project.pools,
+            )
         self.endpoints = self.runtime.endpoints
         if successors:
             self._move(successors, error or _no_handler)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from headgate.gateway.crew import Workers
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.plan import Key, Plan, make_plan
 from headgate.gateway.requests import Requests
@@ -51,6 +52,7 @@ class Hosting:
     Args:
         folders: Where the projects are.
         system: Gives the ``system`` that the scripts of a project see.
+        workers: Where the workers come from that load ``process`` handlers.
         runtime: Makes the runtime of a project.
         requests: The open requests.
         zones: Gives the names of the zones that handlers may name; None if nobody knows them.
@@ -61,6 +63,7 @@ class Hosting:
         folders: ProjectFolders,
         *,
         system: Callable[[str], object],
+        workers: Workers,
         runtime: Callable[[str], ProjectRuntime],
         requests: Requests,
         zones: Callable[[], Collection[str] | None],
@@ -69,6 +72,7 @@ class Hosting:
         """The projects by name."""
         self._folders = folders
         self._system = system
+        self._workers = workers
         self._make_runtime = runtime
         self._requests = requests
         self._zones = zones
@@ -314,7 +318,11 @@ class Hosting:
             plan: Plan | Exception
             try:
                 plan = make_plan(
-                    self._folders, known=known, is_wanted=is_wanted, system=self._system
+                    self._folders,
+                    known=known,
+                    is_wanted=is_wanted,
+                    system=self._system,
+                    workers=self._workers,
                 )
             except Exception as error:
                 plan = error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from headgate.errors import ConfigurationError
+from headgate.gateway.crew import Workers
 from headgate.gateway.loading import LOAD_SECONDS, changed_since, lineage_key, load, read_sources
 from headgate.projects.project import Problem, Project
 from headgate.projects.source import ProjectFolders, ProjectSource
@@ -46,6 +47,7 @@ def make_plan(
     known: Mapping[str, ProjectSource],
     is_wanted: Callable[[str, Key], bool],
     system: Callable[[str], object],
+    workers: Workers,
 ) -> Plan:
     """
     Read projects and load those that are wanted; anew if their files change meanwhile.
@@ -55,15 +57,16 @@ def make_plan(
         known: What need not be read again, by name.
         is_wanted: Whether a project that is made of this is to be loaded.
         system: Gives the ``system`` that the scripts of a project see.
+        workers: Where the workers come from that load ``process`` handlers.
     """
     for _ in range(MOST_TRIES - 1):
-        plan = _load(folders, known, is_wanted, system)
+        plan = _load(folders, known, is_wanted, system, workers)
         changed = changed_since(plan.sources, plan.loaded)
         if not changed:
             return plan
         known = {name: source for name, source in plan.sources.items() if name not in changed}
         plan.discard()
-    return _load(folders, known, is_wanted, system)
+    return _load(folders, known, is_wanted, system, workers)
 
 
 def _load(
@@ -71,6 +74,7 @@ def _load(
     known: Mapping[str, ProjectSource],
     is_wanted: Callable[[str, Key], bool],
     system: Callable[[str], object],
+    workers: Workers,
 ) -> Plan:
     try:
         found = folders.find()
@@ -80,5 +84,5 @@ def _load(
     sources, problems = read_sources(found, known=known)
     keys = {name: lineage_key(name, sources) for name in sources}
     names = [name for name, key in keys.items() if is_wanted(name, key)]
-    loaded = load(names, sources, system=system, seconds=LOAD_SECONDS)
+    loaded = load(names, sources, system=system, workers=workers, seconds=LOAD_SECONDS)
     return Plan(sources, keys, tuple(problems), loaded)

@@ -120,6 +120,10 @@ class Reception:
             on_change=self.review,
         )
 
+    def next_session(self) -> str:
+        """Return the id of another session, 20 hex digits; on any thread."""
+        return f"{self._prefix}{next(self._numbers):06x}"
+
     def load(self, prefix: str) -> None:
         """
         Read what it needs from folder and database, which is open; this may block.
@@ -270,7 +274,7 @@ class Reception:
         self, channel: ServerChannel, credentials: Credentials, login: Login
     ) -> tuple[bytes, Session]:
         identities = self.identities
-        id = f"{self._prefix}{next(self._numbers):06x}"
+        id = self.next_session()
         caller = identities.current(login, session=id)
         if caller is None:
             raise PermissionDenied(identities.problem(login), started=False)

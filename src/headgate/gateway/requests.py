@@ -124,6 +124,8 @@ class Requests:
         if invocation.outcome is not None:
             return
         invocation.cancelled = True
+        if invocation.flow is not None:
+            invocation.flow.close()
         place = invocation.place
         fate = Fate.NOT_STARTED if place is None else _withdrawn(place, invocation)
         if fate == Fate.NOT_STARTED:

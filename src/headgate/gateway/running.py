@@ -58,7 +58,7 @@ class Running:
             ],
         }
 
-    def stack(self, payload: Any) -> dict[str, Any]:
+    async def stack(self, payload: Any) -> dict[str, Any]:
         """
         Return the Python stack of a run.
 
@@ -75,7 +75,7 @@ class Running:
                 'It takes {"id": …} with the id that `headgate ps` shows', place="payload['id']"
             )
         run = self._find(wanted)
-        lines = run.stack()
+        lines = await run.stack()
         return {**self._row(run, monotonic()), "stack": lines}
 
     def _find(self, wanted: str) -> Run:
@@ -97,17 +97,22 @@ class Running:
     def _row(self, run: Run, now: float) -> dict[str, Any]:
         invocation, caller = run.invocation, run.invocation.caller
         nested = invocation.waits_for
+        cpu_seconds = run.cpu_seconds()
+        if cpu_seconds is None:
+            cpu_seconds = self.watchdog.processor_time(invocation)
         return {
             "id": short_id(invocation),
             "request_id": invocation.request_id,
             "project": invocation.project,
             "handler": invocation.handler,
-            "thread": run.thread.name,
-            "async": run.task is not None,
+            "place": run.place,
+            "pid": run.pid,
+            "async": run.is_async,
             "state": run.state,
             "waits_for": nested.target if nested is not None else None,
             "seconds": max(0.0, now - invocation.started_at),
-            "cpu_seconds": self.watchdog.processor_time(invocation),
+            "cpu_seconds": cpu_seconds,
+            "memory": run.memory(),
             "user": caller.user,
             "host": caller.host,
             "session": caller.session,

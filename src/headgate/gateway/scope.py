@@ -86,10 +86,15 @@ class GatewayScope(Scope):
         if request.invocation is not None:
             self.host.cancel(request.invocation)
 
+    def grant(self, request: Request, total: int) -> None:
+        if request.invocation is not None:
+            request.invocation.grant(total)
+
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         invocation = self._invocation(request, payload, route.ancestors, request.made_in)
         if route is not NEARBY:
             _take(route, invocation)
+        invocation.streams = True
         request.hand_over(self.host.origin, invocation.sequence)
         self.host.ask(invocation)
 
@@ -99,6 +104,7 @@ class GatewayScope(Scope):
             return False
         invocation = self._invocation(request, payload, route.ancestors, running)
         _take(route, invocation)
+        invocation.streams = True
         if running is not None and running.waits_for is before:
             # Whoever looks for circles follows what the handler waits for now.
             running.waits_for = invocation
@@ -161,6 +167,10 @@ class _Handles:
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Tell the handle."""
         invocation.tag.note_progress(data)
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Tell the handle."""
+        invocation.tag.note_yielded(parts)
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Tell the handle, unless it speaks of an earlier try."""

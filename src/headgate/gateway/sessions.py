@@ -13,6 +13,7 @@ from headgate.errors import (
     CancellationException,
     ClientNotFound,
     GatewayUnreachable,
+    PayloadError,
     RequestError,
 )
 from headgate.gateway.dispatch import NOBODY
@@ -22,7 +23,7 @@ from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Gate
 from headgate.scope import MAX_TIMEOUT
 from headgate.security.identities import Identities, Login
-from headgate.wire.frames import FINISHES, Call, Cancel, Cast, Hello
+from headgate.wire.frames import FINISHES, STREAMS, Call, Cancel, Cast, Grant, Hello
 from headgate.wire.session import Event, Session
 
 __all__ = ["LAST_SECONDS", "ClientSession", "Sessions", "Switchboard"]
@@ -104,6 +105,8 @@ class ClientSession:
                 invocation.arrived = now
                 if frame.priority or frame.flags & FINISHES:
                     _take_wishes(invocation, frame)
+                if frame.flags & STREAMS:
+                    invocation.streams = True
                 if frame.extensions and not self._is_routed(invocation, frame):
                     continue
                 serving[frame.id] = invocation
@@ -119,6 +122,11 @@ class ClientSession:
                     self.admission.give_back(1, now)
                 if isinstance(frame, Cancel):
                     self._cancelled(subject)
+                elif isinstance(frame, Grant):
+                    # Looked up: it may have come in one message with its call.
+                    granted = serving.get(frame.id)
+                    if isinstance(granted, Invocation):
+                        granted.grant(frame.total)
 
     def _cancelled(self, invocation: Invocation) -> None:
         outcome = invocation.outcome
@@ -246,6 +254,14 @@ class ClientSession:
     def progressed(self, invocation: Invocation, data: bytes) -> None:
         """Send a progress value."""
         self._session.progress(invocation.sequence, data)
+        self._channel.flush_soon()
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Send values; a stream with one that cannot be sent ends."""
+        try:
+            self._session.items(invocation.sequence, parts)
+        except PayloadError as error:
+            self._switchboard.stop_invocation(invocation, error)
         self._channel.flush_soon()
 
     def learned(self, invocation: Invocation, fate: str) -> None:

@@ -151,16 +151,27 @@ class _Passage:
             host_name=invocation.host_name,
             priority=invocation.priority,
             finishes=invocation.finishes,
+            streams=invocation.streams,
         )
 
     def begin(self) -> None:
-        self._here.place = self
+        here = self._here
+        here.place = self
+        if here.streams:
+            here.flow = self
+            self._there.grant(here.granted)
         self._target.receive(self._there)
 
     def withdraw(self, invocation: Invocation) -> str:
         """Stop it on the other side; what becomes of it is learned from there."""
         self._target.stop_received(self._there)
         return Fate.UNKNOWN
+
+    def grant(self, total: int) -> None:
+        self._there.grant(total)
+
+    def close(self) -> None:
+        """Nothing to close: `withdraw` stops it on the other side."""
 
     # The other gateway's event loop calls these; each is carried to this one's.
 
@@ -175,6 +186,10 @@ class _Passage:
         here = self._here
         self._source.call(lambda: here.asker.progressed(here, data))
 
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        here = self._here
+        self._source.call(lambda: _hand_on(here, parts))
+
     def learned(self, invocation: Invocation, fate: str) -> None:
         here = self._here
         self._source.call(lambda: here.asker.learned(here, fate))
@@ -184,3 +199,8 @@ class _Passage:
         if not self._here.announced:
             self._here.announced = True
             self._here.asker.started(self._here)
+
+
+def _hand_on(invocation: Invocation, parts: list[bytes]) -> None:
+    if invocation.outcome is None:
+        invocation.asker.yielded(invocation, parts)

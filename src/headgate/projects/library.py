@@ -15,6 +15,7 @@ neither read nor written: a reload sees an edit of the same second.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib
 import importlib.abc
@@ -26,12 +27,13 @@ import re
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
 from headgate.errors import ConfigurationError
+from headgate.projects.files import Disk, Files
 
 __all__ = ["Library"]
 
@@ -49,18 +51,32 @@ class Library:
         project: The project's name.
         folders: Its library folder, then those of its parents; they need not exist.
         system: What its scripts see as ``system``.
+        files: Where its modules are read. Default: on the disk.
     """
 
     package: str
     """Name of the private package."""
 
-    def __init__(self, project: str, folders: Iterable[Path], *, system: object) -> None:
+    on_load: Callable[[str], None] | None = None
+    """Is told the script or module that is being loaded, whenever that is another one."""
+
+    def __init__(
+        self,
+        project: str,
+        folders: Iterable[Path],
+        *,
+        system: object,
+        files: Files | None = None,
+    ) -> None:
         self.package = f"{_PACKAGE}.p{next(_numbers)}_{re.sub(r'[^0-9A-Za-z]', '_', project)}"
         self._project = project
         self._folders = [str(folder) for folder in folders]
         self._system = system
+        self.files = files or Disk()
+        """Where its modules are read."""
         self._closed = False
-        self._names = _module_names(self._folders) - set(_RESERVED)
+        self._loading = ""
+        self._names = self._module_names(self._folders) - set(_RESERVED)
         self._builtins: dict[str, Any] = {**vars(builtins), "__import__": self._import}
         self._builtins.update({name: _Unloaded(self, name) for name in self._names})
         self._builtins["system"] = system
@@ -88,8 +104,24 @@ class Library:
         vars(module).update(__builtins__=self._builtins, __file__=str(file), __package__="")
         # dataclasses, typing and pickle look a class's module up in sys.modules.
         sys.modules[module.__name__] = module
-        exec(code, vars(module))
+        with self.loading(str(file)):
+            exec(code, vars(module))
         return module
+
+    @contextlib.contextmanager
+    def loading(self, file: str) -> Iterator[None]:
+        """Tell that a file is loaded, and then again what it was loaded for."""
+        before = self._loading
+        self._tell(file)
+        try:
+            yield
+        finally:
+            self._tell(before)
+
+    def _tell(self, file: str) -> None:
+        self._loading = file
+        if self.on_load is not None:
+            self.on_load(file)
 
     def close(self) -> None:
         """Forget every module; what still runs keeps those it has, but can import no more."""
@@ -130,11 +162,11 @@ class Library:
         name = fullname.rpartition(".")[2]
         portions = []
         for folder in map(Path, folders):
-            if (file := folder / name / "__init__.py").is_file():
+            if self.files.is_file(file := folder / name / "__init__.py"):
                 return self._spec(fullname, file, packages=[str(file.parent)])
-            if (file := folder / f"{name}.py").is_file():
+            if self.files.is_file(file := folder / f"{name}.py"):
                 return self._spec(fullname, file, packages=None)
-            if (folder / name).is_dir():
+            if self.files.is_folder(folder / name):
                 portions.append(str(folder / name))
         if not portions:
             return None
@@ -161,7 +193,7 @@ class Library:
         )
 
     def _reserved(self) -> Iterator[ConfigurationError]:
-        for name in sorted(_module_names(self._folders).intersection(_RESERVED)):
+        for name in sorted(self._module_names(self._folders).intersection(_RESERVED)):
             spec = self.find_spec(name, self._folders)
             yield ConfigurationError(
                 f"The library's {name!r} is not seen: the name is Headgate's own",
@@ -169,8 +201,14 @@ class Library:
                 file=(spec.origin or self._folders[0]) if spec else "",
             )
 
+    def _module_names(self, folders: Iterable[str]) -> set[str]:
+        """The modules and packages that stand directly in some folders."""
+        entries = (entry for folder in folders for entry in self.files.entries(Path(folder)))
+        names = {entry.name.removesuffix(".py") for entry in entries} - {"__init__", "__main__"}
+        return {name for name in names if name.isidentifier() and not keyword.iskeyword(name)}
+
     def _load_below(self, package: str, folders: Sequence[str]) -> Iterator[ConfigurationError]:
-        for name in sorted(_module_names(folders)):
+        for name in sorted(self._module_names(folders)):
             skipped = package == self.package and name not in self._names
             if skipped or name.startswith("_"):
                 continue
@@ -274,10 +312,17 @@ class _SourceLoader(importlib.machinery.SourceFileLoader):
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return self._library.new_module(spec)
 
+    def get_data(self, path: str) -> bytes:
+        return self._library.files.read(path)
+
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
         code: CodeType = self.source_to_code(self.get_data(path), path)
         return code
+
+    def exec_module(self, module: ModuleType) -> None:
+        with self._library.loading(self.path):
+            super().exec_module(module)
 
 
 class _FolderLoader(importlib.abc.Loader):
@@ -330,20 +375,6 @@ def _package(name: str, folders: list[str]) -> ModuleType:
     module = ModuleType(name)
     module.__path__ = folders
     return module
-
-
-def _module_names(folders: Iterable[str]) -> set[str]:
-    """The modules and packages that stand directly in some folders."""
-    entries = (entry for folder in folders if Path(folder).is_dir() for entry in _entries(folder))
-    return {name for name in entries if name.isidentifier() and not keyword.iskeyword(name)}
-
-
-def _entries(folder: str) -> Iterator[str]:
-    for entry in Path(folder).iterdir():
-        if entry.suffix == ".py" and entry.stem not in ("__init__", "__main__"):
-            yield entry.stem
-        elif entry.is_dir() and any(entry.rglob("*.py")):
-            yield entry.name
 
 
 def _cure(error: BaseException) -> str:

@@ -10,15 +10,19 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from headgate.errors import ConfigurationError
-from headgate.handler import HandlerSettings, Signature, known_names
+from headgate.handler import HandlerSettings, PoolSettings, Signature, known_names
 from headgate.projects.library import Library
 
-__all__ = ["Handler", "Problem", "Project", "Projects", "zone_problems"]
+if TYPE_CHECKING:
+    from headgate.runtimes.forkserver import WorkerProcess
+    from headgate.runtimes.process import WorkerCode
+
+__all__ = ["Handler", "Problem", "Project", "Projects", "in_worker", "zone_problems"]
 
 
 _FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"]+[\\/])+")
@@ -84,11 +88,23 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     name: str
     settings: HandlerSettings
     function: Callable[..., Any]
+    """What is called. A ``process`` handler has it in its workers; here it is `in_worker`."""
     signature: Signature
+    """How it is called; of a ``process`` handler, as its first worker found it."""
     file: Path
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+def in_worker(*_: Any) -> Any:
+    """
+    Stand for the function of a handler that runs in worker processes alone.
+
+    Raises:
+        RuntimeError: Always.
+    """
+    raise RuntimeError("This handler runs in worker processes: it was never loaded in this one")
+
+
+@dataclasses.dataclass(eq=False)
 class Project:
     """One generation of a project."""
 
@@ -102,12 +118,33 @@ class Project:
     problems: Sequence[Problem]
     scripts: frozenset[str] = frozenset()
     """Names of the handlers that it has scripts for, whether or not they serve."""
+    pools: PoolSettings = dataclasses.field(default_factory=PoolSettings)
+    """The threads and workers that its handlers share."""
+    workers: WorkerCode | None = None
+    """What its worker processes load; None if it has no ``process`` handlers that serve."""
+    first_worker: WorkerProcess | None = None
+    """The worker that has loaded it already, until somebody takes it."""
     _library: Library | None = None
 
+    def take_worker(self) -> WorkerProcess | None:
+        """Return the worker that has loaded it, once: whoever takes it ends it."""
+        worker, self.first_worker = self.first_worker, None
+        return worker
+
+    def end_worker(self) -> None:
+        """End the worker that nobody took."""
+        if (worker := self.take_worker()) is not None:
+            worker.close()
+
     def close(self) -> None:
-        """Forget the project's modules; to be called when none of its handlers runs any more."""
+        """
+        Forget the project's modules, and end the worker that nobody took.
+
+        To be called when none of its handlers runs any more.
+        """
         if self._library is not None:
             self._library.close()
+        self.end_worker()
 
     def breaks(self, before: Project) -> bool:
         """

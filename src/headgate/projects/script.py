@@ -42,14 +42,18 @@ class Script:
     """What `headgate.handler` on its function says."""
 
 
-def read_script(file: Path) -> Script:
+def read_script(file: Path, text: bytes | None = None) -> Script:
     """
     Read and compile a script, and the settings on its function.
+
+    Args:
+        file: Where it stands.
+        text: What it holds, if that is known.
 
     Raises:
         ConfigurationError: It cannot be read or compiled, or its settings are wrong.
     """
-    tree, code = _compile(file)
+    tree, code = _compile(file, text)
     return Script(file, code, _settings(tree, file=file))
 
 
@@ -130,9 +134,9 @@ def _line(function: Callable[..., Any]) -> int | None:
     return code.co_firstlineno if code else None
 
 
-def _compile(file: Path) -> tuple[ast.Module, CodeType]:
+def _compile(file: Path, text: bytes | None) -> tuple[ast.Module, CodeType]:
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        tree = ast.parse(file.read_bytes() if text is None else text, str(file))
         return tree, compile(tree, str(file), "exec", dont_inherit=True)
     except OSError as error:
         raise ConfigurationError(

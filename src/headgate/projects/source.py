@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.handler import check_setting, check_settings, known_names
+from headgate.handler import check_pool_setting, check_setting, check_settings, known_names
 from headgate.projects.toml import line_of, parse_toml, read_text
 
-__all__ = ["ProjectFolders", "ProjectSource", "digest", "find_projects", "read_plain_project"]
+__all__ = [
+    "ProjectFolders",
+    "ProjectSource",
+    "digest",
+    "find_projects",
+    "read_plain_project",
+    "source_texts",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,8 @@ class ProjectSource:
     """Settings of all its handlers; checked."""
     handlers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Settings by handler, as they were written."""
+    pool: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What it says of its threads and workers; checked, setting by setting."""
     file: Path
     """The file that states the settings, for messages; it need not exist."""
     text: str = ""
@@ -203,6 +212,8 @@ def read_plain_project(name: str, folder: Path) -> ProjectSource:
     for key, value in table.items():
         _check_key(source, key, value)
     source.check(table.get("defaults", {}), "defaults")
+    for name, value in table.get("pool", {}).items():
+        check_pool_setting(name, value, file=str(file), line=line_of(text, "pool", name))
     return dataclasses.replace(source, **table)
 
 
@@ -212,6 +223,7 @@ _KEYS = {
     "enabled": (bool, "true or false"),
     "defaults": (dict, "[defaults] and settings below it"),
     "handlers": (dict, "[handlers.NAME] and settings below it"),
+    "pool": (dict, "[pool] and settings below it"),
 }
 
 
@@ -250,6 +262,17 @@ def digest(folder: Path) -> bytes:
         total.update(f"{file}\0{len(text)}\0".encode("utf-8", "surrogateescape"))
         total.update(text)
     return total.digest()
+
+
+def source_texts(folder: Path) -> dict[str, bytes]:
+    """
+    Return the scripts and library modules of a project by their paths, as they are at this moment.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    files = (file for file in _source_files(folder) if file.suffix == ".py")
+    return {str(file): file.read_bytes() for file in files}
 
 
 def _source_files(folder: Path) -> Iterator[Path]:

@@ -1,11 +1,12 @@
-"""One run of a handler: decode the payload, call the function, encode what it returns."""
+"""One run of a handler: decode the payload, call the function, encode what it returns or yields."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
 from time import monotonic
 from typing import Any, Protocol
 
@@ -13,9 +14,10 @@ from headgate.errors import CancellationException, HandlerError, PayloadError
 from headgate.handler import HandlerSettings, Signature
 from headgate.invocation import Context, Invocation, current_invocation
 from headgate.outcome import LARGE, Encoded, Failure, Outcome
+from headgate.runtimes.emitter import Emitter, Gathering
 from headgate.wire.codec import decode, encode
 
-__all__ = ["Report", "Runnable", "execute", "execute_async"]
+__all__ = ["Outlet", "Runnable", "execute", "execute_async", "stream", "stream_async"]
 
 logger = logging.getLogger("headgate.handlers")
 
@@ -28,8 +30,15 @@ MAX_TEXT = 16 * 1024
 NOTHING = Encoded(b"\xc0")
 """The outcome of a message's handler: what it returns is dropped."""
 
-Report = Callable[[Invocation, Any], None]
-"""Takes a progress value of an invocation, on the handler's thread."""
+
+class Outlet(Protocol):
+    """Takes what a handler gives before its end; everything is called on the handler's thread."""
+
+    def report(self, invocation: Invocation, value: Any) -> None:
+        """Take a progress value; raises PayloadError if it cannot be sent."""
+
+    def open_stream(self, invocation: Invocation) -> Emitter:
+        """Return what takes the values of an invocation that `streams`."""
 
 
 class Runnable(Protocol):
@@ -56,7 +65,7 @@ class Runnable(Protocol):
         """How it is called."""
 
 
-def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
+def execute(invocation: Invocation, handler: Runnable, outlet: Outlet) -> Outcome:
     """Run a handler on this thread; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
     try:
@@ -66,16 +75,18 @@ def execute(invocation: Invocation, handler: Runnable, report: Report) -> Outcom
         return Failure(error)
     try:
         if handler.signature.takes_context:
-            context = Context(invocation, report=report, time=monotonic)
+            context = Context(invocation, report=outlet.report, time=monotonic)
             value = handler.function(payload, context)
         else:
             value = handler.function(payload)
+        if handler.signature.streams:
+            return stream(value, invocation, outlet)
         return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
     except BaseException as error:
         return failed(error, invocation)
 
 
-async def execute_async(invocation: Invocation, handler: Runnable, report: Report) -> Outcome:
+async def execute_async(invocation: Invocation, handler: Runnable, outlet: Outlet) -> Outcome:
     """Run an ``async def`` handler as a task; whatever it raises becomes its outcome."""
     current_invocation.set(invocation)
     try:
@@ -88,17 +99,53 @@ async def execute_async(invocation: Invocation, handler: Runnable, report: Repor
             error.started = False
             return Failure(error)
         if handler.signature.takes_context:
-            context = Context(invocation, report=report, time=monotonic)
-            value = await handler.function(payload, context)
+            context = Context(invocation, report=outlet.report, time=monotonic)
+            value = handler.function(payload, context)
         else:
-            value = await handler.function(payload)
+            value = handler.function(payload)
+        if handler.signature.streams:
+            return await stream_async(value, invocation, outlet)
+        value = await value
         return Encoded(encode(value, root="result")) if invocation.wants_result else NOTHING
     except asyncio.CancelledError as error:
         if not invocation.cancelled:
             return failed(error, invocation)
-        return Failure(CancellationException("The handler was interrupted", started=True))
+        return interrupted()
     except BaseException as error:
         return failed(error, invocation)
+
+
+def stream(values: Generator[Any], invocation: Invocation, outlet: Outlet) -> Outcome:
+    """Run a generator to its end, or close it when nobody wants its values any more."""
+    emitter = _emitter(invocation, outlet)
+    with closing(values):
+        for value in values:
+            if not emitter.put(encode(value, root="result")):
+                return interrupted()
+    return emitter.end()
+
+
+async def stream_async(
+    values: AsyncGenerator[Any], invocation: Invocation, outlet: Outlet
+) -> Outcome:
+    """Run an asynchronous generator, as `stream` does."""
+    emitter = _emitter(invocation, outlet)
+    async with aclosing(values):
+        async for value in values:
+            if not await emitter.give(encode(value, root="result")):
+                return interrupted()
+    return emitter.end()
+
+
+def _emitter(invocation: Invocation, outlet: Outlet) -> Emitter | Gathering:
+    if invocation.streams and invocation.wants_result:
+        return outlet.open_stream(invocation)
+    return Gathering(invocation)
+
+
+def interrupted() -> Failure:
+    """Return the outcome of a handler that was stopped before its end."""
+    return Failure(CancellationException("The handler was interrupted", started=True))
 
 
 def failed(error: BaseException, invocation: Invocation) -> Failure:
@@ -107,6 +154,9 @@ def failed(error: BaseException, invocation: Invocation) -> Failure:
 
     The traceback is logged too: nobody else gets that of a message's handler.
     """
+    if isinstance(error, KeyboardInterrupt) and invocation.cancelled:
+        # A worker's signal: it is to stop.
+        return interrupted()
     try:
         return _described(error, invocation)
     except BaseException as problem:
@@ -152,6 +202,8 @@ def _script_traceback(error: BaseException) -> str:
     """Format the traceback from the script's first frame on: what ran it is not its concern."""
     frames = error.__traceback__
     if frames is not None:
+        frames = frames.tb_next
+    if frames is not None and frames.tb_frame.f_code in (stream.__code__, stream_async.__code__):
         frames = frames.tb_next
     lines = traceback.format_exception(type(error), error, frames)
     return "".join(lines)[-MAX_TRACEBACK:]

@@ -9,6 +9,7 @@ from typing import Protocol
 from headgate.errors import Overloaded, RequestTimeout
 from headgate.invocation import Fate, Invocation
 from headgate.outcome import Failure, Outcome
+from headgate.runtimes.emitter import Emitter
 from headgate.runtimes.execute import Runnable
 from headgate.runtimes.fair import FairQueue
 from headgate.runtimes.running import HandlerThread, Run
@@ -28,9 +29,8 @@ class Lane(Protocol):
     has_backlog: bool
     """Whether anything waits for room in the queue itself."""
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every place that there can be is held by a handler that waits."""
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return who holds the places that an invocation waits for; empty if one is free."""
 
     @property
     def running(self) -> list[Invocation]:
@@ -201,7 +201,7 @@ class Gate:
         """Return who holds the places that an invocation waits for; empty if one is free."""
         if invocation in self._waiting:
             return list(self._active)
-        return self.lane.running if self.lane.is_stuck else []
+        return self.lane.holders(invocation)
 
     @property
     def waiting(self) -> int:
@@ -230,11 +230,17 @@ class Gate:
     def _hanging(self) -> set[Invocation]:
         """Return what hangs on a thread; of the others the end has not come here yet."""
         lanes = {hung.place.lane for hung in self._hung if isinstance(hung.place, Gate)}
-        return self._hung & {running for lane in lanes for running in lane.running}
+        running = {running for lane in lanes for running in lane.running}
+        return {hung for hung in self._hung & running if not _is_ending(hung)}
 
 
 Finished = tuple[Invocation, Gate, Outcome | None]
-"""What comes back to the event loop: the end of a run, or with None a progress value."""
+"""What comes back to the event loop: the end of a run, or with None progress or yielded values."""
+
+
+def _is_ending(invocation: Invocation) -> bool:
+    """Whether it is a generator that was closed just now."""
+    return isinstance(invocation.flow, Emitter) and invocation.flow.is_ending
 
 
 def begin(invocation: Invocation) -> Outcome | None:

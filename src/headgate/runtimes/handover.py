@@ -47,10 +47,9 @@ class Handover:
         """Return False: nothing runs here."""
         return False
 
-    @property
-    def is_stuck(self) -> bool:
-        """Return True: all that waits here waits for `running`."""
-        return True
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return `running`: all that waits here waits for that."""
+        return self.running
 
     @property
     def running(self) -> list[Invocation]:

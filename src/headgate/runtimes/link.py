@@ -27,6 +27,7 @@ __all__ = [
     "Granted",
     "Load",
     "Loaded",
+    "Loading",
     "Logged",
     "NestedAnswer",
     "NestedCall",
@@ -64,6 +65,16 @@ class Load(msgspec.Struct, tag=1, array_like=True):
     """The scripts of its process handlers, by the handlers' names."""
     log_level: int
     """The lowest level that the gateway logs, as in `logging`."""
+    origin: str = ""
+    """
+    The session that numbers the requests of its scripts, as 20 hex digits: their ids are this and
+    the numbers of their `NestedCall`. Empty if the gateway numbers them: it tells at their end.
+    """
+    files: dict[str, bytes] = {}
+    """
+    The scripts and library modules by their paths, as they were when the generation was loaded:
+    whatever stands on the disk by now, these are what is loaded.
+    """
 
 
 class Run(msgspec.Struct, tag=2, array_like=True, gc=False):
@@ -175,7 +186,10 @@ class NestedCall(msgspec.Struct, tag=21, array_like=True, gc=False):
     number: int
     """Counted up by the worker from 1."""
     parent: int
-    """The run that it is made in; 0 on a thread that runs no handler."""
+    """
+    The run that it is made in, whose `Returned` comes later; 0 on a thread that may outlive it, or
+    that runs no handler.
+    """
     project: str
     handler: str
     payload: bytes
@@ -187,6 +201,10 @@ class NestedCall(msgspec.Struct, tag=21, array_like=True, gc=False):
     finishes: bool = False
     scope: str = ""
     filters: dict[str, str] = {}
+    caller: Caller | None = None
+    """Without a parent: on whose behalf; None for the gateway's own."""
+    ancestors: tuple[str, ...] = ()
+    """Without a parent: the ids of the requests whose handlers led to it."""
 
 
 class NestedCancel(msgspec.Struct, tag=22, array_like=True, gc=False):
@@ -207,6 +225,13 @@ class Waits(msgspec.Struct, tag=24, array_like=True, gc=False):
 
     number: int
     nested: int
+
+
+class Loading(msgspec.Struct, tag=26, array_like=True, gc=False):
+    """What the worker loads at this moment, told before `Loaded`: if it never comes, who is why."""
+
+    file: str
+    """The script or library module; empty between two of them."""
 
 
 class Logged(msgspec.Struct, tag=25, array_like=True, gc=False):
@@ -232,6 +257,7 @@ FromWorker = (
     | NestedGrant
     | Waits
     | Logged
+    | Loading
 )
 
 LENGTH: Final = 4

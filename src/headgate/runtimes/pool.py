@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.fair import FairQueue
-from headgate.runtimes.running import Run, Turn
+from headgate.runtimes.running import Run, ThreadRun, Turn
 from headgate.threads import BURST, Mailbox, cpu_clock
 
 if TYPE_CHECKING:
@@ -215,10 +215,10 @@ class Pool:
         """Return False: a thread cannot be stopped."""
         return False
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether all threads that there can be wait for requests of their handlers."""
-        return len(self._workers) >= self._most and self._waiting >= len(self._workers)
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return all that run, if all threads that there can be wait for their requests."""
+        is_stuck = len(self._workers) >= self._most and self._waiting >= len(self._workers)
+        return self.running if is_stuck else []
 
     @property
     def running(self) -> list[Invocation]:
@@ -236,7 +236,9 @@ class Pool:
     def runs(self) -> list[Run]:
         """What runs at this moment and where."""
         found = [(worker, worker.invocation) for worker in list(self._workers)]
-        return [Run(invocation, worker) for worker, invocation in found if invocation is not None]
+        return [
+            ThreadRun(invocation, worker) for worker, invocation in found if invocation is not None
+        ]
 
     @property
     def queued(self) -> list[Gate]:

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+from headgate.handler import PoolSettings
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
+from headgate.runtimes.emitter import Emitter
 from headgate.runtimes.execute import Runnable, execute
+from headgate.runtimes.forkserver import ForkServer, WorkerProcess
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
 from headgate.runtimes.pool import Pool
-from headgate.runtimes.running import HandlerThread, Run
+from headgate.runtimes.process import Host, ProcessLane, WorkerCode
+from headgate.runtimes.running import HandlerThread, Run, WorkerRow
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox
 from headgate.wire.codec import encode
@@ -41,13 +45,16 @@ class Way(NamedTuple):
     """How a handler runs; where it stays the same, a newer handler takes the older one's place."""
 
     lane: str
-    """``async``, ``Shared`` or ``Dedicated``."""
+    """``process``, ``async``, ``Shared`` or ``Dedicated``."""
     limited: bool
     """Whether its gate limits how many of its runs are under way."""
 
     @staticmethod
     def of(handler: Runnable) -> Way:
         """How this handler is to run."""
+        if handler.settings.runtime == "process":
+            # The lane itself sees in how many workers a handler runs, and may so stage ahead.
+            return Way("process", limited=False)
         if handler.signature.is_async:
             return Way("async", limited=True)
         settings = handler.settings
@@ -63,7 +70,8 @@ def _release(gate: Gate) -> bool:
 class ProjectRuntime:
     """
     Runs the handlers of one project: Shared ones in a pool of threads, Dedicated ones each on a
-    thread of its own, ``async def`` ones as tasks on an event loop.
+    thread of its own, ``async def`` ones as tasks on an event loop, and those of the runtime
+    ``process`` in worker processes.
 
     It outlives the generations of its project. `exchange` lets newer handlers take the place of
     older ones, so that order, concurrency and what hangs count across generations, and a reload
@@ -75,6 +83,9 @@ class ProjectRuntime:
         loop: The gateway's event loop.
         on_wait: Told, on a handler's thread, which request it now waits for, if others may
             depend on that.
+        forkserver: Gives what workers are forked from; another one when that has died. None where
+            there are no process handlers.
+        host: Answers what workers ask for; None likewise.
     """
 
     def __init__(
@@ -84,6 +95,8 @@ class ProjectRuntime:
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
         on_wait: Callable[[Invocation], None],
+        forkserver: Callable[[], ForkServer] | None = None,
+        host: Host | None = None,
     ) -> None:
         self._project = project
         self._ends = ends
@@ -98,10 +111,20 @@ class ProjectRuntime:
             begin=begin,
             ends=ends,
             loop=loop,
-            report=self._report,
+            outlet=self,
             on_wait=self._on_wait,
         )
         self._dedicated: list[Pool] = []
+        self._processes: ProcessLane | None = None
+        if forkserver is not None and host is not None:
+            self._processes = ProcessLane(
+                project,
+                ends=ends,
+                loop=loop,
+                on_wait=self._on_wait,
+                forkserver=forkserver,
+                host=host,
+            )
 
     @property
     def endpoints(self) -> Mapping[str, Gate]:
@@ -124,11 +147,24 @@ class ProjectRuntime:
         gates = (*self._gates.values(), *self._left)
         return any(gate.under_way and not gate.lane.has_threads for gate in gates)
 
-    def exchange(self, handlers: Mapping[str, Runnable]) -> dict[Gate, Gate | None]:
+    def exchange(
+        self,
+        handlers: Mapping[str, Runnable],
+        *,
+        workers: WorkerCode | None = None,
+        first: WorkerProcess | None = None,
+        pools: PoolSettings | None = None,
+    ) -> dict[Gate, Gate | None]:
         """
         Let newer handlers take the places of those that there are, on the event loop.
 
         What runs ends as it began. What waits at a gate that stays will run the newer handler.
+
+        Args:
+            handlers: The handlers by name.
+            workers: What the workers of process handlers load; None without such handlers.
+            first: A worker that has loaded it already.
+            pools: The threads and workers that they share. Default: as it was.
 
         Returns:
             The gates that are left behind, each with the one that is to `adopt` what waits there;
@@ -148,6 +184,8 @@ class ProjectRuntime:
             gates[name] = gate
         # At once: somebody on another thread may be reading the old ones.
         self._gates = gates
+        if self._processes is not None:
+            self._processes.exchange(workers, first, pools)
         return successors
 
     def tidy(self) -> bool:
@@ -172,6 +210,8 @@ class ProjectRuntime:
         for pool in (self._pool, *self._dedicated):
             pool.close()
         self._tasks.close()
+        if self._processes is not None:
+            self._processes.close()
 
     def stats(self) -> dict[str, int]:
         """Return the sizes of the tables."""
@@ -185,6 +225,8 @@ class ProjectRuntime:
             "running": sum(lane["running"] for lane in lanes),
             "under_way": sum(gate.under_way for gate in gates),
             "abandoned": len(self._hung),
+            "nested": sum(lane.get("nested", 0) for lane in lanes),
+            "workers_leaving": sum(lane.get("workers_leaving", 0) for lane in lanes),
         }
 
     @property
@@ -197,6 +239,11 @@ class ProjectRuntime:
         """What runs at this moment and where; abandoned runs included."""
         return [run for lane in self._lanes for run in lane.runs]
 
+    @property
+    def workers(self) -> list[WorkerRow]:
+        """The worker processes, idle ones included."""
+        return self._processes.workers if self._processes is not None else []
+
     def queued(self) -> dict[str, int]:
         """Return how many invocations wait to begin, by handler."""
         gates = [*self._gates.values(), *self._left]
@@ -207,8 +254,9 @@ class ProjectRuntime:
         return {handler: number for handler, number in sorted(count.items()) if number}
 
     @property
-    def _lanes(self) -> list[Pool | TaskLoop]:
-        return [self._pool, *self._dedicated, self._tasks]
+    def _lanes(self) -> list[Pool | TaskLoop | ProcessLane]:
+        processes = [] if self._processes is None else [self._processes]
+        return [self._pool, *self._dedicated, self._tasks, *processes]
 
     def _leave(self, handlers: Mapping[str, Runnable]) -> dict[str, Gate]:
         """Leave the gates behind whose handlers are gone or are to run in another way."""
@@ -225,7 +273,10 @@ class ProjectRuntime:
 
     def _make_gate(self, handler: Runnable) -> Gate:
         lane: Lane
-        if handler.signature.is_async:
+        if handler.settings.runtime == "process":
+            assert self._processes is not None
+            lane = self._processes
+        elif handler.signature.is_async:
             lane = self._tasks
         elif handler.settings.threading == "Dedicated":
             lane = self._add_dedicated(handler.name)
@@ -239,6 +290,8 @@ class ProjectRuntime:
     @staticmethod
     def _limits(handler: Runnable) -> Limits:
         concurrency = handler.settings.concurrency
+        if handler.settings.runtime == "process":
+            return {"concurrency": None, "places": concurrency or POOL_SIZE}
         if handler.signature.is_async:
             concurrency = concurrency or MOST_TASKS
             return {"concurrency": concurrency, "places": concurrency}
@@ -269,12 +322,19 @@ class ProjectRuntime:
     # --- on a handler's thread -------------------------------------------------------------------
 
     def _work(self, invocation: Invocation, gate: Gate) -> Outcome:
-        return begin(invocation) or execute(invocation, gate.handler, self._report)
+        return begin(invocation) or execute(invocation, gate.handler, self)
 
-    def _report(self, invocation: Invocation, value: Any) -> None:
+    def report(self, invocation: Invocation, value: Any) -> None:
         data = encode(value, root="progress")
         waiting, invocation.reported = invocation.reported, data
-        if waiting is None and isinstance(invocation.place, Gate):
+        if waiting is None:
+            self._tell(invocation)
+
+    def open_stream(self, invocation: Invocation) -> Emitter:
+        return Emitter(invocation, self._tell)
+
+    def _tell(self, invocation: Invocation) -> None:
+        if isinstance(invocation.place, Gate):
             self._ends.post((invocation, invocation.place, None))
 
     def _on_wait(self, invocation: Invocation) -> None:

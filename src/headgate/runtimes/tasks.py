@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
-from headgate.runtimes.execute import Report, execute_async
+from headgate.runtimes.execute import Outlet, execute_async
 from headgate.runtimes.gate import Gate
-from headgate.runtimes.running import Run, Turn
+from headgate.runtimes.running import Run, ThreadRun, Turn
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TaskLoop:
         begin: Marks an invocation as begun, or returns the outcome of one that must not begin.
         ends: Takes the outcomes to the gateway's event loop.
         loop: The gateway's event loop.
-        report: Takes progress values.
+        outlet: Takes progress and yielded values.
         on_wait: Told, on this loop's thread, which request a handler now waits for.
     """
 
@@ -48,7 +48,7 @@ class TaskLoop:
         begin: Callable[[Invocation], Outcome | None],
         ends: Mailbox[Finished],
         loop: asyncio.AbstractEventLoop,
-        report: Report,
+        outlet: Outlet,
         on_wait: Callable[[Invocation], None],
     ) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class TaskLoop:
         self._begin = begin
         self._ends = ends
         self._gateway_loop = loop
-        self._report = report
+        self._outlet = outlet
         self._on_wait = on_wait
         self._thread: LoopThread | None = None
         self._queue: dict[Invocation, Gate] = {}
@@ -89,10 +89,9 @@ class TaskLoop:
             self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
         return True
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether waiting handlers hold all places: never, there can be one task more."""
-        return False
+    def holders(self, invocation: Invocation) -> list[Invocation]:
+        """Return nobody: there can always be one task more."""
+        return []
 
     @property
     def running(self) -> list[Invocation]:
@@ -107,7 +106,7 @@ class TaskLoop:
     @property
     def runs(self) -> list[Run]:
         """What runs at this moment, tasks that wait included."""
-        return [Run(invocation, self, task) for invocation, task in list(self._tasks.items())]
+        return [ThreadRun(invocation, self, task) for invocation, task in list(self._tasks.items())]
 
     @property
     def queued(self) -> list[Gate]:
@@ -191,7 +190,7 @@ class TaskLoop:
             self._tasks[invocation] = task
 
     async def _run(self, invocation: Invocation, gate: Gate) -> None:
-        outcome = await execute_async(invocation, gate.handler, self._report)
+        outcome = await execute_async(invocation, gate.handler, self._outlet)
         del self._tasks[invocation]
         self._end(invocation, gate, outcome)
 

@@ -20,8 +20,10 @@ Everybody else in Headgate needs `encode` and `decode` alone. Behind them stand:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+from msgpack import Packer
 from ormsgpack import packb
 
 from headgate.errors import PayloadError
@@ -34,7 +36,7 @@ from headgate.wire.slices import SLICE, read_sliced
 from headgate.wire.unpacking import reader
 from headgate.wire.writing import is_large, write_sliced
 
-__all__ = ["DEFAULT", "Limits", "convert", "decode", "encode"]
+__all__ = ["DEFAULT", "Limits", "convert", "decode", "encode", "joined"]
 
 _CERTAINLY_FINE: Final = DEFAULT.max_depth
 """Bytes up to which an encoding is neither too large nor too deep: each level takes one."""
@@ -74,6 +76,11 @@ def encode(value: Any, *, root: str = "payload", limits: Limits = DEFAULT) -> by
     elif len(data) > limits.max_depth and not is_shallow(value, data, limits.max_depth):
         convert(value, root=root, limits=limits)
     return _within_limits(data, root, limits)
+
+
+def joined(parts: Sequence[bytes]) -> bytes:
+    """Return the encoding of a list whose members are encoded already."""
+    return b"".join([Packer().pack_array_header(len(parts)), *parts])
 
 
 def _within_limits(data: bytes, root: str, limits: Limits) -> bytes:

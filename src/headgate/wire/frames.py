@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 
 from headgate.errors import RemoteProtocolError
+from headgate.invocation import FIRST_GRANT, VALUE_COST
 
 __all__ = [
     "FINISHES",
@@ -62,12 +63,6 @@ STREAMS = 1
 
 FINISHES = 2
 """Flag of a `Call`: it is to go on when the connection of its sender ends."""
-
-FIRST_GRANT = 256 * 1024
-"""Bytes of yielded values that every call with `STREAMS` grants to begin with."""
-
-VALUE_COST = 64
-"""What a yielded value counts beside its own bytes: what it takes in memory."""
 
 Extensions = dict[str, Any]
 Numbers = Annotated[list[int], msgspec.Meta(max_length=MAX_FRAMES)]
@@ -182,7 +177,7 @@ class Item(msgspec.Struct, tag=10, array_like=True, gc=False):
     """
 
     id: int
-    parts: list[bytes]
+    parts: Annotated[list[bytes], msgspec.Meta(max_length=MAX_FRAMES)]
     """Encoded values; with `partial` the last one goes on as the first part of the next frame."""
     partial: bool = False
     extensions: Extensions = {}

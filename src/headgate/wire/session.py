@@ -26,6 +26,11 @@ Rule 6: Whoever owns the session sees a call or an answer when its payload has a
 A call of which something is missing has certainly not begun. Who gives up a call while a payload
 of it is under way, in whatever direction, says `Cancel`, so that the rest is not sent.
 
+Rule 7: The values of a stream come in order and before the answer to their call. Of each stream
+what waits here is bounded by what its reader granted (see `streams`); they leave in turn with the
+parts of large payloads. Values for a call whose sender takes none, or beyond the grant, break the
+protocol; those of a call that is over are late.
+
 Deadlines travel on the sender's clock, with the sender's time beside them in each message; the
 receiver subtracts the transit (see `TransitClock`), so time in buffers counts.
 """
@@ -50,7 +55,7 @@ from headgate.errors import (
     RemoteProtocolError,
     RequestError,
 )
-from headgate.invocation import Fate
+from headgate.invocation import VALUE_COST, Fate
 from headgate.wire.chunks import (
     CALLS,
     CHUNK_BYTES,
@@ -74,6 +79,8 @@ from headgate.wire.frames import (
     FateFrame,
     Fault,
     Frame,
+    Grant,
+    Item,
     Ping,
     Pong,
     Progress,
@@ -82,6 +89,7 @@ from headgate.wire.frames import (
     decode_batch,
     encode,
 )
+from headgate.wire.streams import Inflows, Outflows
 
 __all__ = ["MAX_MESSAGE", "Credit", "Event", "Outstanding", "Session", "State"]
 
@@ -174,6 +182,10 @@ class Outstanding(Protocol):
     def deadline(self) -> float:
         """When it is overdue, in seconds on a monotonic clock."""
 
+    @property
+    def streams(self) -> bool:
+        """Whether its call has the flag `STREAMS`."""
+
 
 Event = tuple[Frame, Any, float]
 """
@@ -212,12 +224,16 @@ class Session:
         "_ended",
         "_ends",
         "_heard",
+        "_inflowing",
+        "_inflows",
         "_last_arrival",
         "_last_call",
         "_last_handed",
         "_last_served",
         "_later_reports",
         "_on_limit",
+        "_outflowing",
+        "_outflows",
         "_ping_after",
         "_pinged",
         "_reports",
@@ -279,6 +295,10 @@ class Session:
         """
         self._arrivals = Arrivals(serves.payload, allowance)
         self._arriving = self._arrivals.table
+        self._outflows = Outflows(credit.payload)
+        self._outflowing = self._outflows.table
+        self._inflows = Inflows(serves.payload)
+        self._inflowing = self._inflows.table
 
     # --- calls of this side ----------------------------------------------------------------------
 
@@ -342,11 +362,22 @@ class Session:
         """Give a call of this side up, and ask the peer to stop it."""
         outstanding = self.calls.pop(number, None)
         if outstanding is not None:
-            if self._departing or self._arriving:
+            if self._departing or self._arriving or self._inflowing:
                 self._drop_parts(number)
             self._remember(number, outstanding, now)
             # Among the calls, so that it does not overtake the one that it cancels.
             self._calls_out.append(Cancel(number))
+
+    def grant(self, number: int, total: int) -> None:
+        """
+        Take more yielded values of a call of this side, if it is open.
+
+        Args:
+            number: The call.
+            total: Bytes in all, from the first value on, as `cost` counts them.
+        """
+        if number in self.calls and self._inflows.grant(number, total):
+            self._calls_out.append(Grant(number, total))
 
     def was_handed_over(self, number: int) -> bool:
         """Whether all of a call was given to the transport, so that its handler may have begun."""
@@ -367,6 +398,7 @@ class Session:
         for tag in CALLS:
             self._unsent -= self._departures.stop((tag, number)) or 0
         self._arrivals.forget((PROGRESS, number))
+        self._inflows.stop(number)
         return was_incomplete, self._arrivals.forget((RESULT, number)) is not None
 
     # --- answers to the peer's calls --------------------------------------------------------------
@@ -375,7 +407,7 @@ class Session:
         """Answer a call of the peer, if it still waits for the answer."""
         if self.serving.pop(number, None) is not None:
             size = len(payload)
-            if size > CHUNK_BYTES or self._departing:
+            if size > CHUNK_BYTES or self._departing or self._outflowing:
                 self._large_result(number, payload)
                 return
             self._unsent += size
@@ -391,7 +423,8 @@ class Session:
                 self._refuse(Fault(number, error.code, error.message, True))
                 return
         self._unsent += len(payload)
-        self._answers.append(result)
+        if not self._outflows.end(result):
+            self._answers.append(result)
 
     def _drop_reports(self, number: int) -> None:
         """Send no more of a progress value: the call's answer comes behind it."""
@@ -417,7 +450,8 @@ class Session:
 
     def _refuse(self, fault: Fault) -> None:
         self._unsent += _size(fault)
-        self._answers.append(fault)
+        if not self._outflowing or not self._outflows.end(fault):
+            self._answers.append(fault)
 
     def serve(self, number: int, subject: Any) -> None:
         """Attach what serves a call of the peer; `Cancel` and the session's end bring it back."""
@@ -461,6 +495,16 @@ class Session:
             self._reports[number] = report
             self._answers.append(report)
 
+    def items(self, number: int, parts: list[bytes]) -> None:
+        """
+        Send values that the handler of this call yielded, if the peer still waits for them.
+
+        Raises:
+            PayloadError: The peer takes no value of this size.
+        """
+        if number in self.serving and self.state is State.OPEN:
+            self._unsent += self._outflows.put(number, parts)
+
     def fate(self, number: int, fate: str) -> None:
         """Tell the peer what became of a call that it cancelled or that was overdue."""
         if self.state is State.OPEN:
@@ -497,7 +541,7 @@ class Session:
         # A deadline on the sender's clock becomes one on this side's by adding this.
         self._last_arrival = (sent, now - sent - transit)
         events: list[Event] = []
-        calls, arriving = self.calls, self._arriving
+        calls, arriving, inflowing = self.calls, self._arriving, self._inflowing
         try:
             for frame in batch.frames:
                 if (
@@ -506,6 +550,7 @@ class Session:
                     and now <= calls[frame.id].deadline
                     and not frame.size
                     and not arriving
+                    and not inflowing
                 ):
                     # The common case of `_answered`, without the calls.
                     events.append((frame, calls.pop(frame.id), 0.0))
@@ -568,6 +613,7 @@ class Session:
     def _resulted(self, frame: Any, events: list[Event], now: float) -> None:
         number, size = frame.id, frame.size
         outstanding = self.calls.get(number)
+        self._end_inflow(number)
         if self._arriving:
             self._arrivals.forget((PROGRESS, number))
             if not size:
@@ -582,8 +628,31 @@ class Session:
             self._calls_out.append(Cancel(number))
         self._answered(frame, events, now)
 
+    def _end_inflow(self, number: int) -> None:
+        if self._inflowing and self._inflows.stop(number):
+            raise RemoteProtocolError(f"The peer answers {number} in the middle of a value")
+
+    def _yielded(self, frame: Any, events: list[Event], now: float) -> None:
+        number = frame.id
+        outstanding = self.calls.get(number)
+        if outstanding is None:
+            if number > self._last_call:
+                raise RemoteProtocolError(f"The peer sent values of {number}, which is no call")
+            return
+        if not outstanding.streams:
+            raise RemoteProtocolError(f"The peer sent values of {number}, which takes none")
+        frame.parts, frame.partial = self._inflows.add(frame), False
+        if now <= outstanding.deadline:
+            events.append((frame, outstanding, 0.0))
+
+    def _granted(self, frame: Any, events: list[Event], now: float) -> None:
+        subject = self.serving.get(frame.id)
+        if subject is not None:
+            self._outflows.allow(frame.id, frame.total)
+            events.append((frame, subject, 0.0))
+
     def _faulted(self, frame: Any, events: list[Event], now: float) -> None:
-        if self._departing or self._arriving:
+        if self._departing or self._arriving or self._inflowing:
             was_incomplete, _ = self._drop_parts(frame.id)
             if was_incomplete:
                 self._unfinished.add(frame.id)
@@ -700,6 +769,14 @@ class Session:
                 self._unsent -= left
                 self.fate(number, Fate.FINISHED)
                 return
+        if self._outflowing:
+            left, end = self._outflows.stop(number)
+            self._unsent -= left
+            if end is not None:
+                self._unsent -= _size(end)
+                fate = _fate_of(end)
+                self.fate(number, Fate.FINISHED if fate == Fate.UNKNOWN else fate)
+                return
         subject = self.serving.pop(number, None)
         if subject is None:
             # What was answered is on its way already, and with it what is known of the handler.
@@ -802,7 +879,8 @@ class Session:
     @property
     def has_data(self) -> bool:
         """Whether there is anything to send."""
-        return bool(self._answers or self._calls_out or self._control or self._departing)
+        frames = self._answers or self._calls_out or self._control
+        return bool(frames or self._departing or self._outflows.waiting)
 
     @property
     def is_crowded(self) -> bool:
@@ -814,7 +892,8 @@ class Session:
         """
         answers = len(self._answers) + len(self._control)
         full = self._unsent > self._credit.unsent and (
-            bool(self._answers) or any(tag not in CALLS for tag, _ in self._departing)
+            bool(self._answers or self._outflows.waiting)
+            or any(tag not in CALLS for tag, _ in self._departing)
         )
         return full or answers > MAX_ANSWERS // 2
 
@@ -831,7 +910,8 @@ class Session:
 
     def _next_frames(self) -> list[Frame]:
         waiting = len(self._control) + len(self._answers) + len(self._calls_out)
-        if self._unsent <= BATCH_BYTES and waiting <= FEW_FRAMES and not self._departing:
+        is_flowing = self._departing or self._outflows.waiting
+        if self._unsent <= BATCH_BYTES and waiting <= FEW_FRAMES and not is_flowing:
             frames = self._control + self._answers + self._calls_out
             self._control, self._answers, self._calls_out = [], [], []
             self._unsent = 0
@@ -856,16 +936,32 @@ class Session:
             frames += queue[:taken]
             del queue[:taken]
         # Nothing is left before them, so each part comes behind the frame that announces it.
-        while room > 0 and self._departing and not (self._answers or self._calls_out):
-            chunk = self._next_chunk()
-            room -= len(chunk.data) + FRAME_BYTES
-            frames.append(chunk)
+        while room > 0 and not (self._answers or self._calls_out):
+            if not self._departing and not self._outflows.waiting:
+                break
+            if self._departing:
+                chunk = self._next_chunk()
+                room -= len(chunk.data) + FRAME_BYTES
+                frames.append(chunk)
+            if self._outflows.waiting:
+                room -= self._add_values(frames)
         for frame in frames:
             if type(frame) is Call or type(frame) is Cast:
                 self._last_handed = frame.id
             elif type(frame) is Progress:
                 del self._reports[frame.id]
         return frames
+
+    def _add_values(self, frames: list[Frame]) -> int:
+        """Add the next values of a stream, and its end behind the last ones; return their size."""
+        item, end = self._outflows.next()
+        frames.append(item)
+        size = sum(map(len, item.parts))
+        if end is not None:
+            size += _size(end)
+            frames.append(end)
+        self._unsent -= size
+        return size + VALUE_COST * len(item.parts) + 2 * FRAME_BYTES
 
     def _next_chunk(self) -> Chunk:
         chunk = self._departures.next()
@@ -899,6 +995,8 @@ class Session:
         self._unfinished |= {number for tag, number in self._departing if tag in CALLS}
         self._departures.clear()
         self._arrivals.clear()
+        self._outflows.clear()
+        self._inflows.clear()
         self._later_reports.clear()
         self.calls.clear()
         self.serving.clear()
@@ -919,7 +1017,8 @@ class Session:
             "bytes_waiting": self._unsent,
             "departing": len(self._departing),
             "arriving": len(self._arriving),
-            "bytes_arriving": self._arrivals.bytes,
+            "bytes_arriving": self._arrivals.bytes + self._inflows.held,
+            "streams": len(self._outflowing) + len(self._inflowing),
         }
 
 
@@ -930,7 +1029,9 @@ _RECEIVERS: dict[type[Frame], Callable[[Session, Any, list[Event], float], None]
     Call: Session._called,
     Cast: Session._called,
     Started: Session._started,
+    Item: Session._yielded,
     Progress: Session._progressed,
+    Grant: Session._granted,
     Cancel: Session._cancelled,
     FateFrame: Session._fate,
     Ping: Session._ping,
