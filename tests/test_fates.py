@@ -7,7 +7,6 @@ the handler did stands in a journal: a file, so that it may run in another proce
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
 from collections.abc import Callable
@@ -24,17 +23,13 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
+from headgate.runtimes.forkserver import why_unsupported
 
 if TYPE_CHECKING:
     from conftest import Rig
 
-HAS_WORKERS = all(
-    importlib.util.find_spec(name) for name in ("headgate.worker", "headgate.runtimes.process")
-)
-"""Whether there is a runtime of processes, so that its rows count."""
-
-HAS_CANCEL = importlib.util.find_spec("headgate.cli.cancel") is not None
-"""Whether there is ``headgate cancel``."""
+HAS_WORKERS = not why_unsupported()
+"""Whether there is a runtime of processes here, so that its rows count."""
 
 LARGE = 24 * 1024 * 1024
 """Bytes of a result that fills every buffer between a gateway and a client that does not read."""
@@ -315,9 +310,7 @@ class Cell:
 def test_fate(rig: Rig, runtime: str, how: str, when: str) -> None:
     """One final state each, the right `started` and fate, and nothing left running."""
     if runtime == "process" and not HAS_WORKERS:
-        pytest.skip("there are no worker processes yet")
-    if how == "headgate cancel" and not HAS_CANCEL:
-        pytest.skip("there is no `headgate cancel` yet")
+        pytest.skip(why_unsupported())
     cell = Cell(rig, runtime, how, when)
     try:
         getattr(cell, when)()
@@ -387,16 +380,14 @@ def test_a_chain_that_is_cancelled_at_the_top_stops_in_all_its_levels(
 ) -> None:
     """Three handlers that wait for each other are all stopped, within 100 ms."""
     if runtime == "process" and not HAS_WORKERS:
-        pytest.skip("there are no worker processes yet")
+        pytest.skip(why_unsupported())
     journal = rig.folder / "journal"
     hub = rig.gateway(
         {
             "ACME/test": NESTED[runtime],
             "ACME/library/journal/__init__.py": JOURNAL,
             "ACME/project.toml": f"[pool]\nworkers = {LEVELS + 1}\n[defaults]\n"
-            f"{RUNTIMES[runtime][1]}\n"
-            if HAS_WORKERS
-            else "",
+            f"{RUNTIMES[runtime][1]}\n",
         }
     )
     client = rig.client(hub)
