@@ -1,8 +1,8 @@
 """
 What becomes of a request that is stopped, in every runtime and at every moment.
 
-Each cell of the table is one gateway with one handler, asked by one client over a connection. What
-the handler did stands in a journal: a file, so that it may run in another process.
+For each line of the table one client asks one gateway, which has a handler of each runtime. What a
+handler did stands in a journal: a file, so that it may run in another process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ from headgate.runtimes.forkserver import why_unsupported
 if TYPE_CHECKING:
     from conftest import Rig
 
-HAS_WORKERS = not why_unsupported()
-"""Whether there is a runtime of processes here, so that its rows count."""
-
-LARGE = 24 * 1024 * 1024
+LARGE = 16 * 1024 * 1024
 """Bytes of a result that fills every buffer between a gateway and a client that does not read."""
 
 JOURNAL = """
@@ -138,59 +135,144 @@ BRIEF = {"queued": 0.3, "running": 1.0, "sending": 1.5}
 
 
 class Cell:
-    """One request, and what is needed to stop it at some moment."""
+    """One request to the handler of one runtime, and what is needed to stop it at some moment."""
 
-    def __init__(self, rig: Rig, runtime: str, how: str, when: str) -> None:
-        self.rig, self.runtime, self.how, self.when = rig, runtime, how, when
-        self.journal = rig.folder / "journal"
+    def __init__(self, site: Site, runtime: str) -> None:
+        self.site, self.runtime = site, runtime
+        self.journal = site.rig.folder / f"journal of {runtime}"
         self.journal.touch()
-        script, setting = RUNTIMES[runtime]
-        self.hub = rig.gateway(
-            {
-                "ACME/test": script,
-                "ACME/library/journal/__init__.py": JOURNAL,
-                "ACME/project.toml": f"[defaults]\nconcurrency = 1\n{setting}\n",
-            }
-        )
-        self.client = rig.client(self.hub)
         self.first: headgate.Request | None = None
-        if when == "queued":
-            self.first = self.hub.scope("").request("ACME", "test", self.payload("first"))
+        if site.when == "queued":
+            self.first = site.hub.scope("").request("ACME", runtime, self.payload("first"))
             self.until_noted("begun first")
-        size = LARGE if when == "sending" else 0
-        limit = BRIEF[when] if how == "deadline" else 60.0
-        self.handle = self.client.request("ACME", "test", self.payload("it", size), timeout=limit)
+        size = LARGE if site.when == "sending" else 0
+        limit = BRIEF[site.when] if site.how == "deadline" else 60.0
+        payload = self.payload("it", size)
+        self.handle = site.client.request("ACME", runtime, payload, timeout=limit)
 
     def payload(self, name: str, size: int = 0) -> dict[str, Any]:
-        go = self.rig.folder / f"go {name}"
-        return {"name": name, "journal": str(self.journal), "go": str(go), "size": size}
+        return {
+            "name": name,
+            "journal": str(self.journal),
+            "go": str(self.sign(name)),
+            "size": size,
+        }
 
-    def go(self, name: str) -> None:
-        (self.rig.folder / f"go {name}").touch()
+    def sign(self, name: str) -> Path:
+        """What a run waits for: that this file exists."""
+        return self.site.rig.folder / f"go {self.runtime} {name}"
+
+    def go(self, *names: str) -> None:
+        for name in names:
+            self.sign(name).touch()
 
     @property
     def notes(self) -> list[str]:
-        return self.journal.read_text().splitlines()
+        """What the handler did for the request."""
+        return [note for note in self.journal.read_text().splitlines() if note.endswith(" it")]
 
     def until_noted(self, note: str) -> None:
-        self.rig.until(lambda: note in self.notes)
+        self.site.rig.until(lambda: note in self.journal.read_text())
 
-    # --- when ------------------------------------------------------------------------------------
-
-    def queued(self) -> None:
-        self.rig.until(lambda: self.hub.stats()["handlers_queued"] == 1)
-
-    def running(self) -> None:
+    def until_running(self) -> None:
+        """Until it runs and the client has the gateway's word for it."""
         self.until_noted("begun it")
-        # The client has the gateway's word for it.
-        self.rig.until(lambda: self.handle.started)
+        self.site.rig.until(lambda: self.handle.started)
 
-    def sending(self) -> None:
-        self.running()
-        self.reads("pause_reading")
+    def cancel_by_id(self) -> None:
+        """Cancel it as ``headgate cancel`` does; there is nothing to cancel of what has ended."""
+        payload = {"id": self.handle.request_id}
+        asked = self.site.hub.scope("").request("@gateway", "cancel", payload)
+        assert asked.block() is (self.site.when != "sending")
+
+    def check(self) -> None:
+        """See what came of it."""
+        expected = self.site.expected
+        if expected.error is None:
+            self.go("first", "it")
+        self.site.rig.until(lambda: self.handle.done)
+        assert type(self.handle.error()) is (expected.error or type(None))
+        assert self.handle.started is expected.started
+        self.check_fate(self.stopped() if expected.fate == STOPS else expected.fate)
+        if expected.error is not None and self.site.when == "running":
+            self.check_stopped()
+        elif expected.error is not None and self.site.when == "queued":
+            self.go("first")
+            self.let_others_run()
+            assert self.notes == []
+        elif (self.site.how, self.site.when) == ("handler changed", "queued"):
+            assert self.notes == ["begun as changed it"]
+            assert self.handle.result() == b"changed"
+        else:
+            assert self.notes == ["begun it", "ended it"]
+
+    def check_fate(self, fate: str) -> None:
+        """It may have been "still running" before, and is final as long as nothing is let go."""
+        end = time.monotonic() + 20
+        while self.handle.fate != fate and time.monotonic() < end:
+            time.sleep(0.002)
+        assert self.handle.fate == fate
+
+    def stopped(self) -> str:
+        return "still running" if self.runtime == "thread" else "stopped"
+
+    def check_stopped(self) -> None:
+        """Nothing is left running, where that can be; a thread runs until its handler returns."""
+        stopped = ["begun it", "stopped it"] if self.runtime == "async" else ["begun it"]
+        self.site.rig.until(lambda: self.notes == stopped)
+        if self.runtime == "thread":
+            self.go("it")
+            self.until_noted("ended it")
+            if self.site.how in ("cancel", "deadline", "headgate cancel"):
+                assert self.handle.wait_fate(20) == "finished"
+            return
+        self.site.rig.until(lambda: self.runtime not in self.site.running)
         self.go("it")
-        # Nothing moves any more, so what is left to send does not become less.
-        self.rig.until(lambda: self.hub.stats().get("session_departing"))
+        self.let_others_run()
+        assert self.notes == stopped
+
+    def let_others_run(self) -> None:
+        """Let one more run of the handler begin and end, if it is still there."""
+        if self.first is not None:
+            self.first.block()
+        if self.site.how not in ("gateway stop", "handler removed"):
+            self.go("last")
+            payload = self.payload("last")
+            self.site.hub.scope("").request("ACME", self.runtime, payload).get()
+
+
+class Site:
+    """A gateway with a handler of each runtime, and a client that asks each of them once."""
+
+    def __init__(self, rig: Rig, how: str, when: str) -> None:
+        self.rig, self.how, self.when = rig, how, when
+        self.expected = TABLE[how, when]
+        runtimes = [name for name in RUNTIMES if name != "process" or not why_unsupported()]
+        settings = [f"[handlers.{name}]\n{RUNTIMES[name][1]}\n" for name in runtimes]
+        self.hub = rig.gateway(
+            {
+                **{f"ACME/{name}": RUNTIMES[name][0] for name in runtimes},
+                "ACME/library/journal/__init__.py": JOURNAL,
+                "ACME/project.toml": "\n".join(["[defaults]\nconcurrency = 1\n", *settings]),
+            }
+        )
+        self.client = rig.client(self.hub)
+        self.cells = [Cell(self, runtime) for runtime in runtimes]
+
+    def get_there(self) -> None:
+        """Wait until the requests are where they are to be stopped."""
+        if self.when == "queued":
+            self.rig.until(lambda: self.hub.stats()["handlers_queued"] == len(self.cells))
+            return
+        for cell in self.cells:
+            cell.until_running()
+        if self.when == "sending":
+            self.reads("pause_reading")
+            for cell in self.cells:
+                cell.go("it")
+            # Nothing moves any more, so what is left to send does not become less.
+            sending = len(self.cells)
+            self.rig.until(lambda: self.hub.stats().get("session_departing") == sending)
 
     def reads(self, change: str) -> None:
         """Let the client read no more, or again."""
@@ -202,123 +284,54 @@ class Cell:
         loop.call_soon_threadsafe(lambda: (getattr(transport, change)(), done.set()))
         assert done.wait(20)
 
-    # --- how -------------------------------------------------------------------------------------
-
     def stop(self) -> None:
-        stops: dict[str, Callable[[], object]] = {
-            "cancel": self.handle.cancel,
-            "deadline": self.handle.block,
+        """Stop them all."""
+        ways: dict[str, Callable[[], object]] = {
+            "cancel": lambda: [cell.handle.cancel() for cell in self.cells],
+            "deadline": lambda: [cell.handle.block() for cell in self.cells],
             "client gone": self.client.close,
             "gateway stop": lambda: self.hub.stop(0.0),
             "handler removed": self.remove,
             "handler changed": self.change,
-            "headgate cancel": self.cancel,
+            "headgate cancel": lambda: [cell.cancel_by_id() for cell in self.cells],
         }
-        stops[self.how]()
-
-    @property
-    def script(self) -> Path:
-        return self.rig.folder / "hub/projects/ACME/messages/test.py"
+        ways[self.how]()
+        if self.when == "sending" and self.how != "client gone":
+            self.reads("resume_reading")
 
     def remove(self) -> None:
-        self.script.unlink()
+        for cell in self.cells:
+            (self.rig.folder / f"hub/projects/ACME/messages/{cell.runtime}.py").unlink()
+        (self.rig.folder / "hub/projects/ACME/project.toml").unlink()
         self.hub.reload()
 
     def change(self) -> None:
-        self.rig.projects({"ACME/test": CHANGED.replace("def", self.definition)})
+        task = CHANGED.replace("def", "async def")
+        scripts = {f"ACME/{cell.runtime}": CHANGED for cell in self.cells}
+        self.rig.projects({**scripts, "ACME/async": task})
         assert not self.hub.reload().problems
 
     @property
-    def definition(self) -> str:
-        return "async def" if self.runtime == "async" else "def"
+    def running(self) -> list[str]:
+        """The handlers that run, abandoned or not."""
+        return [run["handler"] for run in self.hub.running()["running"]]
 
-    def cancel(self) -> None:
-        """Cancel it as ``headgate cancel`` does; there is nothing to cancel of what has ended."""
-        asked = self.hub.scope("").request("@gateway", "cancel", {"id": self.handle.request_id})
-        assert asked.block() is (self.when != "sending")
-
-    # --- what came of it -------------------------------------------------------------------------
-
-    def check(self) -> None:
-        expected = TABLE[self.how, self.when]
-        if self.when == "sending" and self.how != "client gone":
-            self.reads("resume_reading")
-        if expected.error is None:
-            self.go("first")
-            self.go("it")
-        self.rig.until(lambda: self.handle.done)
-        error = self.handle.error()
-        assert type(error) is (expected.error or type(None))
-        assert self.handle.started is expected.started
-        assert self.fate() == (self.stopped() if expected.fate == STOPS else expected.fate)
-        self.check_rest()
-
-    def fate(self) -> str:
-        """The fate, when it does not change any more for as long as the handler is not let go."""
-        expected = TABLE[self.how, self.when].fate
-        wanted = self.stopped() if expected == STOPS else expected
-        end = time.monotonic() + 20
-        while self.handle.fate != wanted and time.monotonic() < end:
-            time.sleep(0.002)
-        return self.handle.fate
-
-    def stopped(self) -> str:
-        return "still running" if self.runtime == "thread" else "stopped"
-
-    def check_rest(self) -> None:
-        """Nothing is left running that its runtime can stop, and nothing began that was not to."""
-        ended = [note for note in self.notes if note.endswith(" it")]
-        if TABLE[self.how, self.when].error is not None and self.when == "running":
-            self.until_stopped()
-        elif self.when == "queued" and TABLE[self.how, self.when].error is not None:
-            self.go("first")
-            self.finish()
-            assert not [note for note in self.notes if note.endswith(" it")]
-        elif self.how == "handler changed" and self.when == "queued":
-            assert ended == ["begun as changed it"]
-            assert self.handle.result() == b"changed"
-        else:
-            assert ended == ["begun it", "ended it"]
-
-    def until_stopped(self) -> None:
-        """Until nothing runs, where that can be; a thread runs until its handler returns."""
-        left = {"thread": ["begun it"], "async": ["begun it", "stopped it"]}
-        wanted = left.get(self.runtime, ["begun it"])
-        self.rig.until(lambda: self.notes == wanted)
-        if self.runtime != "thread" and self.how != "gateway stop":
-            self.rig.until(lambda: not self.hub.running()["running"])
-        self.go("it")
-        if self.runtime == "thread":
-            self.until_noted("ended it")
-            if self.how in ("cancel", "deadline", "headgate cancel"):
-                assert self.handle.wait_fate(20) == "finished"
-        else:
-            self.finish()
-            assert [note for note in self.notes if note.endswith(" it")] == wanted
-
-    def finish(self) -> None:
-        """Let one more run of the handler begin and end, if there is a gateway for that."""
-        if self.first is not None:
-            self.first.block()
-        if self.how not in ("gateway stop", "handler removed"):
-            self.go("last")
-            self.hub.scope("").request("ACME", "test", self.payload("last")).get()
+    def end(self) -> None:
+        for cell in self.cells:
+            cell.go("first", "it", "last")
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(("how", "when"), TABLE)
-def test_fate(rig: Rig, runtime: str, how: str, when: str) -> None:
+def test_fate(rig: Rig, how: str, when: str) -> None:
     """One final state each, the right `started` and fate, and nothing left running."""
-    if runtime == "process" and not HAS_WORKERS:
-        pytest.skip(why_unsupported())
-    cell = Cell(rig, runtime, how, when)
+    site = Site(rig, how, when)
     try:
-        getattr(cell, when)()
-        cell.stop()
-        cell.check()
+        site.get_there()
+        site.stop()
+        for cell in site.cells:
+            cell.check()
     finally:
-        for name in ("first", "it", "last"):
-            cell.go(name)
+        site.end()
 
 
 def test_only_a_lost_connection_leaves_anything_unknown() -> None:
@@ -379,7 +392,7 @@ def test_a_chain_that_is_cancelled_at_the_top_stops_in_all_its_levels(
     rig: Rig, runtime: str
 ) -> None:
     """Three handlers that wait for each other are all stopped, within 100 ms."""
-    if runtime == "process" and not HAS_WORKERS:
+    if runtime == "process" and why_unsupported():
         pytest.skip(why_unsupported())
     journal = rig.folder / "journal"
     hub = rig.gateway(
