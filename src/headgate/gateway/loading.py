@@ -27,7 +27,7 @@ import msgspec
 
 from headgate.errors import ConfigurationError
 from headgate.gateway.crew import Crew, FirstWorker, Workers, lowest_log_level
-from headgate.handler import HandlerSettings, PoolSettings, Signature
+from headgate.handler import HandlerSettings, PoolSettings, Signature, check_signature
 from headgate.projects.library import Library
 from headgate.projects.lineage import HandlerSource, Lineage
 from headgate.projects.project import Handler, Problem, Project, Projects, in_worker
@@ -417,6 +417,7 @@ class _Loading:
         for each in found:
             try:
                 function, signature = load_function(each.script, each.name, library)
+                check_signature(each.settings, signature, file=str(each.file))
             except ConfigurationError as error:
                 self.tell(error, each.name)
             else:

@@ -111,7 +111,7 @@ after the deadline is not taken.
 FATE_SECONDS = 60.0
 """For how long the peer's word on a cancelled or overdue call is waited for."""
 
-STOPPED_BY_PEER = ("timeout", "cancelled")
+STOPPED_BY_PEER = ("timeout", "cancelled", "connection_lost")
 """Codes of faults after which the peer tells what became of the handler."""
 
 REMEMBERED_ENDS = 4096

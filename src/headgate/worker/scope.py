@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
+from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from headgate.request import FINAL_FATES, Request
 from headgate.runtimes.link import NestedAnswer, NestedCall, NestedCancel, NestedEvent, NestedGrant
 from headgate.scope import Delivery, Route, Scope
 from headgate.threads import CallbackThread
+from headgate.wire.frames import FINISHES
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -109,6 +111,8 @@ class Home:
                 request.deadline,
                 route.remote_server,
                 route.host_name,
+                priority=route.priority,
+                finishes=bool(route.flags & FINISHES),
                 streams=request.streams,
                 scope=scope,
                 filters=filters or {},
@@ -231,6 +235,17 @@ class WorkerScope(Scope):
 
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         self.home.ask(request, payload, route=route)
+
+    def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
+        timer = Timer(pause, self._try_again, (request, payload, route))
+        timer.daemon = True
+        timer.start()
+        return True
+
+    def _try_again(self, request: Request, payload: bytes, route: Route) -> None:
+        current_invocation.set(request.made_in)
+        if not request.done:
+            self._submit(request, payload, route)
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         route = Route(ancestors=delivery.ancestors)
