@@ -43,7 +43,7 @@ from headgate.errors import (
 from headgate.invocation import VALUE_COST, Fate
 from headgate.outcome import Failure, Success
 from headgate.request import Request
-from headgate.stream import Stream, Values
+from headgate.stream import Stream
 from headgate.wire import chunks as chunks_module
 from headgate.wire import session as session_module
 from headgate.wire import streams as streams_module
@@ -581,7 +581,6 @@ class Machine(RuleBasedStateMachine):
         data=st.data(),
         how=st.sampled_from(
             ["started", "progress", "result", "result", "undecodable", "fault", "stopped"]
-            + ["yield"] * 7
         ),
         size=st.sampled_from([0, 0, 0, 0, 0, 0, 30, 160]),
         way=st.sampled_from(["", "send", "send", "both"]),
@@ -595,22 +594,34 @@ class Machine(RuleBasedStateMachine):
             value = f"p{self.answers}|".ljust(size, ".")
             run.record.progress.append(value)
             run.gateway.progress(run.number, value.encode())
-        elif how == "yield":
-            self.yield_values(run, size)
         else:
             self.finish(run, how, size)
         if way and self.client is not None:
             self.carry_down(way)
 
-    def yield_values(self, run: Run, size: int) -> None:
-        """Yield two values, as far as the reader takes them."""
-        for length in (min(size, LARGEST_VALUE), 0):
-            if run.attached and run.spent < run.granted:
+    @precondition(lambda self: any(run.attached for run in self.running()))
+    @rule(
+        data=st.data(),
+        lengths=st.sampled_from([(0,), (0, 0), (50, 0), (0, LARGEST_VALUE, 0)]),
+        way=st.sampled_from(["", "both", "both"]),
+        ends=st.booleans(),
+    )
+    def yield_values(
+        self, data: st.DataObject, lengths: tuple[int, ...], way: str, ends: bool
+    ) -> None:
+        """Yield values, as far as the reader takes them, and perhaps come to the end."""
+        run = data.draw(st.sampled_from([run for run in self.running() if run.attached]))
+        for length in lengths:
+            if run.spent < run.granted:
                 self.answers += 1
                 value = f"v{self.answers}|".ljust(length, ".")
                 run.record.values.append(value)
                 run.spent += len(value) + VALUE_COST
                 run.gateway.items(run.number, [value.encode()])
+        if ends:
+            self.finish(run, "result")
+        if way and self.client is not None:
+            self.carry_down(way)
 
     @precondition(lambda self: any(record.run for record in self.records))
     @rule(data=st.data(), count=st.sampled_from([0, 1, 5]))
@@ -660,7 +671,7 @@ class Machine(RuleBasedStateMachine):
             run.gateway.fault(run.number, "handler_error", "it failed", started=True, details={})
         elif how == "undecodable":
             run.gateway.result(run.number, UNDECODABLE + answer[: 5 if run.spent else None])
-        elif run.spent or size == 30:
+        elif run.spent:
             run.record.is_over = True
             run.gateway.result(run.number, b"")
         else:
@@ -970,7 +981,7 @@ def test_only_a_timeout_speaks_of_the_deadline(code: str, text: str) -> None:
 _end, _cancel_request, _on_error = Request.end, Request.cancel, Request.onError
 _close, _tick, _receive = Session.close, Session.tick, Session.receive
 _add, _stop = Arrivals.add, Departures.stop
-_next_values, _arrived, _next_grant = Outflows.next, Inflows.add, Values.next_grant
+_next_values, _arrived = Outflows.next, Inflows.add
 
 
 def _result_overwrites(self: Request, outcome: Any, loop: Any = None) -> bool:
@@ -1101,11 +1112,6 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
     "values change places": (Outflows, "next", _values_change_places),
     "a piece counts as a value": (Inflows, "add", _pieces_are_values),
     "a stream goes on that nobody reads": (Outflows, "stop", lambda self, n: (0, None)),
-    "more is granted than is read": (
-        Values,
-        "next_grant",
-        lambda self, read: _next_grant(self, read) + WINDOW,
-    ),
     "an answered handler counts as finished": (Session, "_cancelled", _cancelled_means_finished),
 }
 """What is wrong: where it is planted, and the buggy variant."""
