@@ -510,7 +510,7 @@ class Session:
         Raises:
             PayloadError: The peer takes no value of this size.
         """
-        if number in self.serving and self.state is State.OPEN:
+        if number in self.serving:
             self._unsent += self._outflows.put(number, parts)
 
     def fate(self, number: int, fate: str) -> None:
