@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+from headgate.handler import PoolSettings
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
+from headgate.runtimes.order import ALL, OrderedGate
 from headgate.runtimes.pool import Pool
 from headgate.runtimes.running import HandlerThread, Run
 from headgate.runtimes.tasks import TaskLoop
@@ -20,11 +22,7 @@ from headgate.wire.codec import encode
 
 __all__ = ["ProjectRuntime"]
 
-POOL_SIZE = 8
-"""Threads that run a project's Shared handlers at once."""
-
-MOST_THREADS = 64
-"""Threads of a project's pool at most, with those that wait for a request of their handler."""
+DEFAULT_POOLS = PoolSettings()
 
 MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
@@ -44,16 +42,21 @@ class Way(NamedTuple):
     """``async``, ``Shared`` or ``Dedicated``."""
     limited: bool
     """Whether its gate limits how many of its runs are under way."""
+    order: str | None
+    """The key by which its gate keeps its calls in order, `ALL` for all of them, None for none."""
 
     @staticmethod
     def of(handler: Runnable) -> Way:
         """How this handler is to run."""
-        if handler.signature.is_async:
-            return Way("async", limited=True)
         settings = handler.settings
-        # A Dedicated thread is the limit already, and its queue keeps the order.
         dedicated = settings.threading == "Dedicated"
-        return Way(settings.threading, limited=not dedicated and settings.concurrency is not None)
+        order = ALL if dedicated else settings.order_by
+        if handler.signature.is_async:
+            return Way("async", limited=True, order=order)
+        if dedicated:
+            # The thread is the limit already, and its queue keeps the order.
+            return Way("Dedicated", limited=False, order=None)
+        return Way("Shared", limited=settings.concurrency is not None, order=order)
 
 
 def _release(gate: Gate) -> bool:
@@ -92,7 +95,10 @@ class ProjectRuntime:
         self._gates: dict[str, Gate] = {}
         self._left: list[Gate] = []
         self._hung: set[Invocation] = set()
-        self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
+        self._pools = DEFAULT_POOLS
+        self._pool = self._make_pool(
+            f"headgate-{project}", self._pools.threads, self._pools.max_threads
+        )
         self._tasks = TaskLoop(
             f"headgate-{project}-async",
             begin=begin,
@@ -118,16 +124,25 @@ class ProjectRuntime:
         """Whether nothing is under way."""
         return not any(gate.under_way for gate in (*self._gates.values(), *self._left))
 
-    def exchange(self, handlers: Mapping[str, Runnable]) -> dict[Gate, Gate | None]:
+    def exchange(
+        self, handlers: Mapping[str, Runnable], *, pools: PoolSettings = DEFAULT_POOLS
+    ) -> dict[Gate, Gate | None]:
         """
         Let newer handlers take the places of those that there are, on the event loop.
 
         What runs ends as it began. What waits at a gate that stays will run the newer handler.
 
+        Args:
+            handlers: The handlers by name.
+            pools: How many threads they share from now on.
+
         Returns:
             The gates that are left behind, each with the one that is to `adopt` what waits there;
             None where the handler is gone. `tidy` must follow, now and then until it says so.
         """
+        if pools != self._pools:
+            self._pools = pools
+            self._pool.resize(pools.threads, pools.max_threads)
         left = self._leave(handlers)
         successors: dict[Gate, Gate | None] = dict.fromkeys(left.values())
         gates: dict[str, Gate] = {}
@@ -225,21 +240,31 @@ class ProjectRuntime:
             lane = self._add_dedicated(handler.name)
         else:
             lane = self._pool
+        order = Way.of(handler).order
         before = [gate for gate in self._left if gate.handler.name == handler.name]
-        if before and handler.settings.concurrency is not None:
+        if before and (handler.settings.concurrency is not None or order is not None):
             lane = Handover(lane, before)
-        return Gate(handler, lane, hung=self._hung, **self._limits(handler))
+        if order is None:
+            return Gate(handler, lane, hung=self._hung, **self._limits(handler))
+        return OrderedGate(
+            handler,
+            lane,
+            hung=self._hung,
+            key=order,
+            ends=self._ends,
+            on_wait=self._on_wait,
+            **self._limits(handler),
+        )
 
-    @staticmethod
-    def _limits(handler: Runnable) -> Limits:
+    def _limits(self, handler: Runnable) -> Limits:
         concurrency = handler.settings.concurrency
         if handler.signature.is_async:
             concurrency = concurrency or MOST_TASKS
             return {"concurrency": concurrency, "places": concurrency}
         if not Way.of(handler).limited:
-            places = 1 if handler.settings.threading == "Dedicated" else POOL_SIZE
+            places = 1 if handler.settings.threading == "Dedicated" else self._pools.threads
             return {"concurrency": None, "places": places}
-        return {"concurrency": concurrency, "places": concurrency or POOL_SIZE}
+        return {"concurrency": concurrency, "places": concurrency or self._pools.threads}
 
     def _add_dedicated(self, handler: str) -> Pool:
         name = f"headgate-{self._project}-{handler}"
