@@ -52,7 +52,8 @@ class Track:
         return list(self.waiting.values())
 
     def put(self, invocation: Invocation, gate: Gate) -> None:
-        assert invocation not in self.waiting and not invocation.started_at
+        assert invocation not in self.waiting
+        assert not invocation.started_at
         self.waiting[invocation] = gate
 
     def refill(self) -> None:
@@ -166,7 +167,7 @@ class Ordered(RuleBasedStateMachine):
         else:
             self.forget(invocation)
 
-    @rule(concurrency=st.one_of(st.integers(1, 5)))
+    @rule(concurrency=st.integers(1, 5))
     @precondition(lambda self: self.concurrency is not None)
     def renew(self, concurrency: int) -> None:
         self.concurrency = concurrency
@@ -206,8 +207,9 @@ class Ordered(RuleBasedStateMachine):
                 self.gate.finished(invocation)
                 self.forget(invocation)
             self.all_that_may_go_on_does()
-        assert not self.gate._lines._keys and not self.gate._lines._first
-        assert not self.gate._lines._behind and not self.gate._active and not self.gate._hung
+        lines = self.gate._lines
+        left = [lines._keys, lines._first, lines._behind, self.gate._active, self.gate._hung]
+        assert not any(left)
 
 
 class Limited(Ordered):

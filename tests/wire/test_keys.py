@@ -50,6 +50,12 @@ def test_it_reads_what_the_decoder_would(entries: dict[Any, Any], value: Any) ->
     assert READER.read_all(data) == value
 
 
+def read(data: bytes) -> Any:
+    """Read a key as the gateway does."""
+    found = READER.read(data)
+    return READER.read_all(data) if found is LATER else found
+
+
 LARGE: list[Any] = [
     {"a": b"x" * 3_000_000, "line": 7},
     {"a": [[1.0] * 30_000, {"line": 8, "b": ["x" * 100_000] * 3}], "line": 7},
@@ -103,10 +109,8 @@ REFUSED = [
 @pytest.mark.parametrize(("payload", "why"), REFUSED, ids=[why for _, why in REFUSED])
 def test_what_is_refused(payload: Any, why: str) -> None:
     """The error names the place and says why; nothing was started."""
-    data = encode(payload)
     with pytest.raises(PayloadError, match=why) as caught:
-        if READER.read(data) is LATER:
-            READER.read_all(data)
+        read(encode(payload))
     assert caught.value.place == "payload['line']"
     assert "payload['line']" in str(caught.value)
     assert caught.value.started is False
