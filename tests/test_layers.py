@@ -14,7 +14,10 @@ import headgate
 
 PACKAGE = Path(headgate.__file__).parent
 
-PURE = {"dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"}
+PURE = {
+    *("dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "retries"),
+    "scalars",
+}
 BELOW_GATEWAY = {"security", "store", "network", "projects", "runtimes"}
 ROOT = ""
 

@@ -53,7 +53,7 @@ LONGEST_WISH = 60.0
 """Seconds at most for which the client stays away because a gateway asks for that."""
 
 MAX_HELD = 1000
-"""Requests that wait for a connection, at most."""
+"""Requests that wait for a connection at most, and as many that wait for their next try."""
 
 
 class _Held(msgspec.Struct):
@@ -97,6 +97,8 @@ class Client(Scope):
         self._held: deque[_Held] = deque()
         self._held_timer: asyncio.TimerHandle | None = None
         self._held_until = math.inf
+        self._pausing: dict[Request, asyncio.TimerHandle] = {}
+        """Requests that wait for their next try."""
         self._reconnecting: asyncio.Task[None] | None = None
         self._closed_for = "the client is not open: use `with` or `async with`"
 
@@ -227,6 +229,7 @@ class Client(Scope):
         return {
             **(session.stats() if session is not None else {}),
             "held": len(self._held),
+            "pausing": len(self._pausing),
             "posted": len(self._mailbox) if self._mailbox is not None else 0,
             "callbacks": len(self._callbacks) if self._callbacks is not None else 0,
         }
@@ -259,9 +262,7 @@ class Client(Scope):
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         frame = Call(0, request.project, request.handler, payload, 0)
         if route is not NEARBY:
-            frame.ancestors = route.ancestors
-            where = {"remote": route.remote_server, "host": route.host_name}
-            frame.extensions = {name: value for name, value in where.items() if value}
+            _send_along(frame, route)
         if get_ident() != self._thread_id:
             self._hand_on(request, frame)
             return
@@ -272,6 +273,22 @@ class Client(Scope):
             return
         exchange.send(channel.open_session, request, frame)
         channel.flush_soon()
+
+    def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
+        # A request that fails on another thread fails because the client is closed.
+        if get_ident() != self._thread_id or self._loop is None or self._closed_for:
+            return False
+        if len(self._pausing) >= MAX_HELD:
+            return False
+        frame = Call(0, request.project, request.handler, payload, 0)
+        _send_along(frame, route)
+        self._pausing[request] = self._loop.call_later(pause, self._try_again, request, frame)
+        return True
+
+    def _try_again(self, request: Request, frame: Call) -> None:
+        del self._pausing[request]
+        self._send((request, frame))
+        self._flush()
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         frame = Cast(
@@ -329,7 +346,7 @@ class Client(Scope):
         if self._mailbox is not None:
             self._mailbox.drain()
             self._mailbox.close()
-        self._drop_held(math.inf)
+        self._end_waiting()
         if self._channel is not None:
             self._channel.close("the client closed")
             self._lost(self._channel, "the client closed it")
@@ -354,17 +371,22 @@ class Client(Scope):
     def _send(self, item: tuple[Request, Call | Cast | None]) -> None:
         request, frame = item
         channel = self._channel
-        if channel is None:
-            if frame is not None:
-                self._hold(request, frame)
-            else:
-                # Cancelled while it was held: it makes room at once.
-                self._drop_held(time.monotonic())
-            return
         if frame is None:
-            exchange.cancel(channel.open_session, request, time.monotonic())
+            self._cancel(request)
+        elif channel is None:
+            self._hold(request, frame)
         else:
             exchange.hand_over(channel.open_session, request, frame)
+
+    def _cancel(self, request: Request) -> None:
+        timer = self._pausing.pop(request, None)
+        if timer is not None:
+            timer.cancel()
+        elif self._channel is not None:
+            exchange.cancel(self._channel.open_session, request, time.monotonic())
+        else:
+            # Cancelled while it was held: it makes room at once.
+            self._drop_held(time.monotonic())
 
     def _flush(self) -> None:
         channel = self._channel
@@ -401,7 +423,7 @@ class Client(Scope):
             except PermissionDenied as error:
                 self._closed_for = str(error)
                 logger.error("The client gives up: %s", error)
-                self._drop_held(math.inf)
+                self._end_waiting()
                 return
             except HeadgateError as error:
                 logger.info("Not connected yet: %s", error)
@@ -456,6 +478,14 @@ class Client(Scope):
                 self._end_unreachable(held.request)
         self._held = kept
 
+    def _end_waiting(self) -> None:
+        """End what waits for a connection or for its next try, now that there is none to come."""
+        self._drop_held(math.inf)
+        pausing, self._pausing = self._pausing, {}
+        for request, timer in pausing.items():
+            timer.cancel()
+            self._end_unreachable(request)
+
     def _end_unreachable(self, request: Request) -> None:
         text = self._closed_for or "there is no connection at the moment; the client keeps trying"
         error = GatewayUnreachable(f"Not sent to {self.url}: {text}", started=False)
@@ -485,6 +515,14 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _send_along(frame: Call, route: Route) -> None:
+    """Write into a call where else it goes and how."""
+    frame.ancestors = route.ancestors
+    frame.priority, frame.flags = route.priority, route.flags
+    where = {"remote": route.remote_server, "host": route.host_name}
+    frame.extensions = {name: value for name, value in where.items() if value}
 
 
 def _retry_after(error: HeadgateError) -> float:

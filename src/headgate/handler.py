@@ -24,6 +24,7 @@ __all__ = [
     "Threading",
     "check_setting",
     "check_settings",
+    "check_signature",
     "handler",
     "known_names",
 ]
@@ -243,6 +244,27 @@ def _check_together(settings: Mapping[str, Any], *, file: str) -> None:
     else:
         return
     raise ConfigurationError(problem, cure=cure, file=file)
+
+
+def check_signature(settings: HandlerSettings, signature: Signature, *, file: str = "") -> None:
+    """
+    Check that settings fit the function that they are of.
+
+    Args:
+        settings: The handler's settings.
+        signature: What its function is.
+        file: The handler's script, for the error.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
+    in_thread = settings.runtime == "thread" and not signature.is_async
+    if in_thread and settings.on_timeout == "interrupt":
+        raise ConfigurationError(
+            "on_timeout='interrupt' needs something to interrupt: a thread cannot be stopped",
+            cure="Write an `async def` function or runtime='process', or leave on_timeout out",
+            file=file,
+        )
 
 
 def check_setting(name: str, value: object, *, file: str = "", line: int | None = None) -> None:

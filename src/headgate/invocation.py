@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from headgate.errors import HandlerError, PayloadError
+from headgate.errors import HandlerError, HandlerKilled, PayloadError
 from headgate.outcome import Failure, Outcome, Success
 
 __all__ = [
@@ -63,6 +63,8 @@ class Fate:
         returned = error_code == PayloadError.code and started
         if error_code == HandlerError.code or returned:
             return Fate.FINISHED
+        if error_code == HandlerKilled.code and started:
+            return Fate.STOPPED
         return Fate.NOT_STARTED if started is False else Fate.UNKNOWN
 
 

@@ -381,6 +381,26 @@ class Request(msgspec.Struct, eq=False):
             self.sequence = sequence
             return True
 
+    def take_back(self, error: RequestError) -> bool:
+        """
+        Take the request back from the transport, so that it can be sent again.
+
+        Args:
+            error: How the try failed; if it does not say whether the handler started, it gets what
+                the handle knows.
+
+        Returns:
+            False if the request is over, or its handler may have begun.
+        """
+        with _lock:
+            if self._outcome is not None:
+                return False
+            self._fix_started(error)
+            if error.started is not False:
+                return False
+            self.session, self.sequence = "", 0
+            return True
+
     def note_started(self) -> None:
         """Note the executing side's word that the handler runs."""
         with _lock:

@@ -12,15 +12,18 @@ from abc import ABC, abstractmethod
 from asyncio import Future, get_running_loop
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from headgate.errors import ClientNotFound, GatewayUnreachable, HandlerNotFound, RequestError
-from headgate.invocation import Invocation, current_invocation
+from headgate.handler import OnDisconnect
+from headgate.invocation import HIGH, LOW, NORMAL, Invocation, current_invocation
 from headgate.outcome import Failure
 from headgate.request import Callback, Request, refuse_on_event_loop
+from headgate.retries import MOST_RETRIES, Retried
 from headgate.wire.codec import decode, encode
+from headgate.wire.frames import FINISHES
 from headgate.wire.session import MAX_NAME
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "GATEWAY_PROJECT",
     "MAX_TIMEOUT",
     "Delivery",
+    "Priority",
     "Route",
     "Scope",
     "current_scope",
@@ -52,8 +56,13 @@ SCOPES = "CGS"
 """Kinds of receivers: clients, the gateway, web sessions."""
 
 
+Priority = Literal["low", "normal", "high"]
+
+PRIORITIES: dict[str, int] = {"low": LOW, "normal": NORMAL, "high": HIGH}
+
+
 class Route(msgspec.Struct, frozen=True):
-    """Where a request goes, beside project and handler."""
+    """Where a request goes and how, beside project and handler."""
 
     remote_server: str = ""
     """Name of another gateway of the Gateway Network; empty for the connected one."""
@@ -63,6 +72,12 @@ class Route(msgspec.Struct, frozen=True):
 
     ancestors: tuple[str, ...] = ()
     """Ids of the requests whose handlers led to this one."""
+
+    priority: int = NORMAL
+    """Whether it begins before others that wait: `LOW`, `NORMAL` or `HIGH`."""
+
+    flags: int = 0
+    """Those of a `Call`."""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -157,6 +172,9 @@ class Scope(ABC):
         on_success: Callback | None = None,
         on_error: Callback | None = None,
         on_progress: Callback | None = None,
+        priority: Priority | None = None,
+        retries: int = 0,
+        on_disconnect: OnDisconnect = "cancel",
     ) -> Request:
         """
         Send a request to a message handler and return its handle at once.
@@ -176,9 +194,16 @@ class Scope(ABC):
             on_error: Gets the error, on the callback thread.
             on_progress: Gets the values that the handler reports with `context.progress`, on the
                 callback thread; of values that come faster than it takes them the latest counts.
+            priority: ``low``, ``normal`` or ``high``: of requests that wait, which begin first.
+                Default: as the request whose handler asks for this one, else ``normal``.
+            retries: How often it is sent again, up to 100 times and within the timeout, after a
+                failure that may pass and with which it certainly did not start: see
+                `headgate.retries`.
+            on_disconnect: What the end of this program's connection does to the handler:
+                ``cancel`` it, or let it ``finish`` with nobody to take its result.
 
         Raises:
-            ValueError: A name is missing, or the timeout is wrong.
+            ValueError: A name is missing, or an argument has a value that it cannot have.
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
@@ -191,21 +216,36 @@ class Scope(ABC):
         if timeout is not None:
             limit = seconds(timeout, limit, self.max_timeout)
         data = encode({} if payload is None else payload)
-        request = Request(
-            self, project, handler, monotonic() + limit, on_success, on_error, on_progress
-        )
+        deadline = monotonic() + limit
         running = current_invocation.get()
-        if remote_server is None and host_name is None and running is None:
+        if (
+            running is None
+            and remote_server is None
+            and host_name is None
+            and priority is None
+            and not retries
+            and on_disconnect == "cancel"
+        ):
             route = NEARBY
+            request = Request(self, project, handler, deadline, on_success, on_error, on_progress)
         else:
+            route = Route(
+                text(remote_server, "remoteServer"),
+                text(host_name, "hostName"),
+                _ancestors(running),
+                _priority(priority, running),
+                _flags(on_disconnect),
+            )
+            kind = Retried if retries and _times(retries) else Request
+            request = kind(self, project, handler, deadline, on_success, on_error, on_progress)
             request.made_in = running
-            remote = text(remote_server, "remoteServer")
-            route = Route(remote, text(host_name, "hostName"), _ancestors(running))
         if len(project) + len(handler) > MAX_NAME or route is not NEARBY:
             refusal = _too_long(project, handler, route)
             if refusal is not None:
                 request.end(Failure(refusal))
                 return request
+        if retries and isinstance(request, Retried):
+            request.retry(retries, lambda again, pause: self._resubmit(again, data, route, pause))
         self._submit(request, data, route)
         return request
 
@@ -285,6 +325,15 @@ class Scope(ABC):
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         """Send a request on its way; it fails through its handle."""
 
+    def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
+        """
+        Send a request on its way again, after a pause in seconds; it may be cancelled until then.
+
+        Returns:
+            False if that is not possible here, or not any more: then it ends.
+        """
+        return False
+
     @abstractmethod
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         """Send a message on its way; it fails through its handle."""
@@ -335,6 +384,26 @@ def current_scope() -> Scope:
 
 def _ancestors(running: Invocation | None) -> tuple[str, ...]:
     return () if running is None else (*running.ancestors, running.request_id)
+
+
+def _priority(name: str | None, running: Invocation | None) -> int:
+    if name is None:
+        return running.priority if running is not None else NORMAL
+    if name not in PRIORITIES:
+        raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {name!r}")
+    return PRIORITIES[name]
+
+
+def _flags(on_disconnect: str) -> int:
+    if on_disconnect not in ("cancel", "finish"):
+        raise ValueError(f"on_disconnect is 'cancel' or 'finish', not {on_disconnect!r}")
+    return FINISHES if on_disconnect == "finish" else 0
+
+
+def _times(retries: int) -> int:
+    if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
+        raise ValueError(f"retries is a whole number from 0 to {MOST_RETRIES}, not {retries!r}")
+    return retries
 
 
 def _chosen(filters: Mapping[str, str]) -> dict[str, str]:

@@ -330,6 +330,22 @@ def request(
     host_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="The client on this host is meant.")
     ] = None,
+    priority: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Which of those that wait begins first: low, normal or high.",
+            show_default=False,
+        ),
+    ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            metavar="COUNT",
+            help="How often to send it again if it certainly did not begin.",
+            show_default=False,
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """
@@ -345,9 +361,13 @@ def request(
     call.request(
         call.Target(access=access, project=project, handler=handler, as_json=as_json),
         payload,
-        timeout=timeout,
-        remote_server=remote_server,
-        host_name=host_name,
+        call.Wishes(
+            timeout=timeout,
+            remote_server=remote_server,
+            host_name=host_name,
+            priority=priority,
+            retries=retries,
+        ),
     )
 
 

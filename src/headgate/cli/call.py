@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import typer
 
@@ -29,7 +29,7 @@ from headgate.errors import CancellationException, ConfigurationError, RequestTi
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
 
-__all__ = ["Target", "connected", "handlers", "message", "reload", "request"]
+__all__ = ["Target", "Wishes", "connected", "handlers", "message", "reload", "request"]
 
 FATE_SECONDS = 1.0
 """Seconds to wait for the word of what became of the handler, after Ctrl-C or a timeout."""
@@ -59,14 +59,17 @@ class Target:
     as_json: bool = False
 
 
-def request(
-    target: Target,
-    payload: str | None,
-    *,
-    timeout: float | None,
-    remote_server: str | None,
-    host_name: str | None,
-) -> None:
+class Wishes(TypedDict):
+    """How a request is to be sent, as `headgate.scope.Scope.request` has it."""
+
+    timeout: float | None
+    remote_server: str | None
+    host_name: str | None
+    priority: Any
+    retries: int
+
+
+def request(target: Target, payload: str | None, wishes: Wishes) -> None:
     """Send a request, wait for it and show its result; Ctrl-C cancels it."""
     over = threading.Event()
     with reporting(as_json=target.as_json):
@@ -77,9 +80,7 @@ def request(
                     target.project,
                     target.handler,
                     value,
-                    timeout=timeout,
-                    remote_server=remote_server,
-                    host_name=host_name,
+                    **wishes,
                     on_success=lambda _: over.set(),
                     on_error=lambda _: over.set(),
                     on_progress=show,

@@ -10,13 +10,14 @@ from bisect import bisect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from headgate.errors import (
     CancellationException,
     ClientNotFound,
     DeadlockError,
     GatewayUnreachable,
+    HandlerKilled,
     HandlerNotFound,
     Overloaded,
     PayloadError,
@@ -42,7 +43,7 @@ from headgate.security.policy import Action, Policy, allows
 from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "Dispatch"]
+__all__ = ["GATEWAY_PROJECT", "NOBODY", "Dispatch", "Pause"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -52,6 +53,9 @@ MAX_ASKED = 4096
 
 OVER_SECONDS = 5.0
 """Seconds that it may take to end what is being administered when the gateway stops."""
+
+MOST_PAUSES = 1000
+"""Requests of this process that wait for their next try, at most."""
 
 NAMES_LOOKED_AT = 32
 """Names that are compared or told where one is not found."""
@@ -72,6 +76,55 @@ class _Answer:
         if self._task is not None:
             self._task.cancel()
         return Fate.UNKNOWN
+
+
+class Pause(NamedTuple):
+    """What an invocation waits for before it begins."""
+
+    seconds: float
+    may_begin: Callable[[], bool]
+    """Asked when they are over; False if nobody wants it any more."""
+
+
+class _Pauses:
+    """
+    Where invocations are between two tries.
+
+    Args:
+        go_on: Makes the next try.
+        drop: Ends one that is not wanted any more.
+    """
+
+    def __init__(
+        self, go_on: Callable[[Invocation], None], drop: Callable[[Invocation], None]
+    ) -> None:
+        self._go_on = go_on
+        self._drop = drop
+        self._timers: dict[Invocation, asyncio.TimerHandle] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many wait as may."""
+        return len(self._timers) >= MOST_PAUSES
+
+    def add(self, invocation: Invocation, pause: Pause) -> None:
+        """Let an invocation wait."""
+        invocation.place = self
+        later = asyncio.get_running_loop().call_later
+        self._timers[invocation] = later(pause.seconds, self._over, invocation, pause)
+
+    def withdraw(self, invocation: Invocation) -> str:
+        """Let it end: nothing has begun."""
+        self._timers.pop(invocation).cancel()
+        return Fate.NOT_STARTED
+
+    def _over(self, invocation: Invocation, pause: Pause) -> None:
+        del self._timers[invocation]
+        invocation.place = None
+        if pause.may_begin():
+            self._go_on(invocation)
+        else:
+            self._drop(invocation)
 
 
 class Dispatch:
@@ -114,6 +167,8 @@ class Dispatch:
         self._audit = audit
         self._committed = Mailbox(asyncio.get_running_loop(), self._resume)
         self._resumed: Invocation | None = None
+        self.pauses = _Pauses(self.request, lambda i: requests.cancel(i, "its caller did"))
+        """Where requests of this process wait for their next try."""
 
     async def over(self) -> None:
         """Wait for what is being administered: it is done, or not, before the records end."""
@@ -187,8 +242,8 @@ class Dispatch:
         if refusal is None and invocation.ancestors:
             self.break_deadlocks(invocation)
 
-    def nested(self, invocation: Invocation) -> None:
-        """Have an invocation answered that a handler of this process asked for."""
+    def nested(self, invocation: Invocation, pause: Pause | None = None) -> None:
+        """Have an invocation answered, after a pause, that this process asks for."""
         parent = invocation.parent
         if parent is not None and parent.home is self._gateway:
             if type(parent.outcome) is Failure:
@@ -207,7 +262,12 @@ class Dispatch:
                 invocation.parent = None
         else:
             invocation.parent = None
-        self.request(invocation)
+        if pause is None:
+            self.request(invocation)
+            return
+        invocation.home = self._gateway
+        self._requests.add(invocation)
+        self.pauses.add(invocation, pause)
 
     def break_deadlocks(self, start: Invocation) -> None:
         """End requests that can never begin, now that this one is queued or waited for."""
@@ -439,7 +499,7 @@ class Dispatch:
 
 
 class _Nobody:
-    """The asker of a message's handlers: nothing is sent back."""
+    """The asker of what nobody waits for, as a message's handlers: nothing is sent back."""
 
     def ended(self, invocation: Invocation, outcome: Outcome) -> None:
         """Drop it; a failure was recorded."""
@@ -484,7 +544,7 @@ def _fate(outcome: Outcome) -> str:
     if isinstance(outcome, Failure):
         if outcome.error.started is False:
             return Fate.NOT_STARTED
-        if isinstance(outcome.error, CancellationException):
+        if isinstance(outcome.error, CancellationException | HandlerKilled):
             return Fate.STOPPED
     return Fate.FINISHED
 

@@ -24,7 +24,7 @@ from headgate.errors import (
 )
 from headgate.gateway.builtins import builtins
 from headgate.gateway.config import Configuration, Settings
-from headgate.gateway.dispatch import Dispatch
+from headgate.gateway.dispatch import Dispatch, Pause
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
 from headgate.gateway.layers import Layer
@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 __all__ = ["Gateway"]
 
 logger = logging.getLogger("headgate.gateway")
+
+INTERRUPT_SECONDS = 1.0
+"""Seconds that handlers which were stopped have to end when it stops, so that callers learn it."""
 
 STOP_SECONDS = 5.0
 """Seconds that requests in flight have to finish when the gateway stops."""
@@ -364,6 +367,9 @@ class Gateway:
         for invocation in self._requests.on_this_node():
             error = ConnectionLost(f"The gateway {self.name!r} stopped")
             self._requests.stop(invocation, error)
+        end = monotonic() + INTERRUPT_SECONDS
+        while any(h.runtime.is_stopping for h in self._hosted().values()) and monotonic() < end:
+            await asyncio.sleep(0.002)
 
     def _open_files(self) -> None:
         assert self._loop is not None
@@ -421,6 +427,14 @@ class Gateway:
     def ask(self, invocation: Invocation) -> None:
         """Have an invocation of this process answered."""
         self._post_asked((invocation, None))
+
+    def may_wait(self, parent: Invocation | None) -> bool:
+        """Tell whether something that this invocation's handler asks for may wait for a try."""
+        return self._takes(parent) and not self._dispatch.pauses.is_full
+
+    def ask_later(self, invocation: Invocation, pause: float, begin: Callable[[], bool]) -> None:
+        """Have an invocation answered after so many seconds, if `begin` then says that it may."""
+        self.call(lambda: self._dispatch.nested(invocation, Pause(pause, begin)))
 
     def tell(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
         """Have a message of this process delivered."""
@@ -516,11 +530,12 @@ class Gateway:
         return dict(self._reception.limiter.excess.counters)
 
     def _post_asked(self, item: tuple[Invocation, tuple[str, dict[str, str]] | None]) -> None:
-        # While it stops, what is in flight may still ask for what it needs.
-        nested = item[0].parent is not None
-        serves = self._serves and (nested or not self._stopping)
-        if not serves or not self._asked.post(item):
+        if not self._takes(item[0].parent) or not self._asked.post(item):
             self._refuse(item[0])
+
+    def _takes(self, parent: Invocation | None) -> bool:
+        # While it stops, what is in flight may still ask for what it needs.
+        return self._serves and (parent is not None or not self._stopping)
 
     def _refuse(self, invocation: Invocation) -> None:
         error = GatewayUnreachable(f"The gateway {self.name!r} does not run", started=False)

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.handler import HandlerSettings, known_names
+from headgate.handler import HandlerSettings, check_signature, known_names
 from headgate.projects.library import Library
 from headgate.projects.project import Handler, Problem, Project, Projects
 from headgate.projects.script import Script, load_function, read_script
@@ -371,6 +371,7 @@ def _load_handler(name: str, lineage: Sequence[ProjectSource], library: Library)
     script = read_script(file)
     settings = _settings(name, script, lineage[: depth + 1])
     function, signature = load_function(script, name, library)
+    check_signature(settings, signature, file=str(file))
     return Handler(
         project=lineage[0].name,
         name=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ from headgate.gateway.excess import Excess, Timer
 from headgate.gateway.limits import Limiter
 from headgate.gateway.port import Listening, Port
 from headgate.gateway.rows import Rows
-from headgate.gateway.sessions import ClientSession, Sessions, Switchboard
+from headgate.gateway.sessions import LAST_SECONDS, ClientSession, Sessions, Switchboard
 from headgate.security.audit import Record, Recorder
 from headgate.security.certificates import Certificate
 from headgate.security.identities import Identities, Login
@@ -153,9 +154,20 @@ class Reception:
         for session in self.sessions.on_this_node():
             session.close("the gateway stops")
         await self.port.over()
+        if not await self._all_left():
+            for session in self.sessions.on_this_node():
+                session.abort("the client did not read")
+            await self._all_left()
         self._leaving.finish()
         self._url_file.unlink(missing_ok=True)
         self.limiter.excess.stop()
+
+    async def _all_left(self) -> bool:
+        """Wait a moment for the connections that were closed to end; whether all of them did."""
+        end = monotonic() + LAST_SECONDS
+        while self.sessions and monotonic() < end:
+            await asyncio.sleep(0.002)
+        return not self.sessions
 
     def apply(self, settings: Settings) -> None:
         """Follow other settings from now on, as far as they can change."""

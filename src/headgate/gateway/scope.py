@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from headgate.invocation import Caller, Invocation, current_invocation
 from headgate.outcome import Outcome
 from headgate.request import Request
-from headgate.scope import Delivery, Route, Scope
+from headgate.scope import NEARBY, Delivery, Route, Scope
+from headgate.wire.frames import FINISHES
 
 if TYPE_CHECKING:
     from headgate.system import System
@@ -26,6 +27,12 @@ class Host(Protocol):
 
     def ask(self, invocation: Invocation) -> None:
         """Have an invocation of this process answered."""
+
+    def may_wait(self, parent: Invocation | None) -> bool:
+        """Tell whether something that this invocation's handler asks for may wait for a try."""
+
+    def ask_later(self, invocation: Invocation, pause: float, begin: Callable[[], bool]) -> None:
+        """Have an invocation answered after so many seconds, if `begin` then says that it may."""
 
     def tell(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
         """Have a message of this process delivered."""
@@ -80,19 +87,39 @@ class GatewayScope(Scope):
             self.host.cancel(request.invocation)
 
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
-        invocation = self._invocation(request, payload, route.ancestors)
-        invocation.remote_server = route.remote_server
-        invocation.host_name = route.host_name
+        invocation = self._invocation(request, payload, route.ancestors, request.made_in)
+        if route is not NEARBY:
+            _take(route, invocation)
+        request.hand_over(self.host.origin, invocation.sequence)
         self.host.ask(invocation)
 
+    def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
+        running, before = request.made_in, request.invocation
+        if not self.host.may_wait(running):
+            return False
+        invocation = self._invocation(request, payload, route.ancestors, running)
+        _take(route, invocation)
+        if running is not None and running.waits_for is before:
+            # Whoever looks for circles follows what the handler waits for now.
+            running.waits_for = invocation
+        origin, sequence = self.host.origin, invocation.sequence
+        self.host.ask_later(invocation, pause, lambda: request.hand_over(origin, sequence))
+        return True
+
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
-        invocation = self._invocation(request, payload, delivery.ancestors)
+        running = current_invocation.get()
+        invocation = self._invocation(request, payload, delivery.ancestors, running)
+        request.hand_over(self.host.origin, invocation.sequence)
         self.host.tell(invocation, delivery.scope, delivery.filters)
 
     def _invocation(
-        self, request: Request, payload: bytes, ancestors: tuple[str, ...]
+        self,
+        request: Request,
+        payload: bytes,
+        ancestors: tuple[str, ...],
+        running: Invocation | None,
     ) -> Invocation:
-        host, running = self.host, current_invocation.get()
+        host = self.host
         sequence = host.next_sequence()
         invocation = Invocation(
             running.caller if running is not None else host.caller,
@@ -108,8 +135,15 @@ class GatewayScope(Scope):
             tag=request,
         )
         request.invocation = invocation
-        request.hand_over(host.origin, sequence)
         return invocation
+
+
+def _take(route: Route, invocation: Invocation) -> None:
+    """Note where else an invocation goes and how."""
+    invocation.remote_server = route.remote_server
+    invocation.host_name = route.host_name
+    invocation.priority = route.priority
+    invocation.finishes = bool(route.flags & FINISHES)
 
 
 class _Handles:
@@ -129,8 +163,9 @@ class _Handles:
         invocation.tag.note_progress(data)
 
     def learned(self, invocation: Invocation, fate: str) -> None:
-        """Tell the handle."""
-        invocation.tag.note_fate(fate)
+        """Tell the handle, unless it speaks of an earlier try."""
+        if invocation.tag.invocation is invocation:
+            invocation.tag.note_fate(fate)
 
 
 HANDLES = _Handles()

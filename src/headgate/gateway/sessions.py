@@ -15,15 +15,17 @@ from headgate.errors import (
     GatewayUnreachable,
     RequestError,
 )
+from headgate.gateway.dispatch import NOBODY
 from headgate.gateway.limits import Admission
-from headgate.invocation import Caller, Fate, Invocation
+from headgate.invocation import HIGH, LOW, Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
+from headgate.runtimes.gate import Gate
 from headgate.scope import MAX_TIMEOUT
 from headgate.security.identities import Identities, Login
-from headgate.wire.frames import Call, Cancel, Cast, Hello
+from headgate.wire.frames import FINISHES, Call, Cancel, Cast, Hello
 from headgate.wire.session import Event, Session
 
-__all__ = ["ClientSession", "Sessions", "Switchboard"]
+__all__ = ["LAST_SECONDS", "ClientSession", "Sessions", "Switchboard"]
 
 LOOK_SECONDS = 3600.0
 """Seconds after which a login that ends by itself is looked at again at the latest."""
@@ -100,6 +102,8 @@ class ClientSession:
                     frame.ancestors,
                 )
                 invocation.arrived = now
+                if frame.priority or frame.flags:
+                    _take_wishes(invocation, frame)
                 if frame.extensions and not self._is_routed(invocation, frame):
                     continue
                 serving[frame.id] = invocation
@@ -179,16 +183,23 @@ class ClientSession:
         self._channel.flush_soon()
 
     def lost(self, channel: Channel, reason: str) -> None:
-        """Stop what the client asked for: nobody waits for it any more."""
+        """Stop what the client asked for, as nobody waits for it any more, or let it finish."""
         _, serving = self._session.close()
         # What is no invocation yet had no turn, and gets none.
         for invocation in (each for each in serving if isinstance(each, Invocation)):
+            if _finishes(invocation) and not self.ended_by_gateway:
+                invocation.asker = NOBODY
+                continue
             error = CancellationException(f"The caller is gone: {reason}")
             self._switchboard.stop_invocation(invocation, error)
 
     def close(self, reason: str) -> None:
         """Say good-bye and close the connection."""
         self._channel.close(reason)
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection, though not all that was written has left."""
+        self._channel.abort(reason)
 
     def end(self, reason: str) -> None:
         """
@@ -241,6 +252,20 @@ class ClientSession:
         """Tell what became of the handler."""
         self._session.fate(invocation.sequence, fate)
         self._channel.flush_soon()
+
+
+def _take_wishes(invocation: Invocation, frame: Call) -> None:
+    """Take from a call how it is to be run."""
+    invocation.priority = max(LOW, min(frame.priority, HIGH))
+    invocation.finishes = bool(frame.flags & FINISHES)
+
+
+def _finishes(invocation: Invocation) -> bool:
+    """Tell whether an invocation goes on without its caller: by its own wish or its handler's."""
+    place = invocation.place
+    if isinstance(place, Gate) and place.handler.settings.on_disconnect == "finish":
+        return True
+    return invocation.finishes
 
 
 class Sessions:

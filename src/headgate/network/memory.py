@@ -149,6 +149,8 @@ class _Passage:
             ancestors=invocation.ancestors,
             wants_result=invocation.wants_result,
             host_name=invocation.host_name,
+            priority=invocation.priority,
+            finishes=invocation.finishes,
         )
 
     def begin(self) -> None:

@@ -124,6 +124,12 @@ class ProjectRuntime:
         """Whether nothing is under way."""
         return not any(gate.under_way for gate in (*self._gates.values(), *self._left))
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether anything runs that can be stopped: asked when everything is to stop."""
+        gates = (*self._gates.values(), *self._left)
+        return any(gate.under_way and not gate.lane.has_threads for gate in gates)
+
     def exchange(
         self, handlers: Mapping[str, Runnable], *, pools: PoolSettings = DEFAULT_POOLS
     ) -> dict[Gate, Gate | None]:

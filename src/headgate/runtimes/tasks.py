@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from headgate.invocation import Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.execute import Report, execute_async
+from headgate.runtimes.gate import Gate
 from headgate.runtimes.running import Run, Turn
 from headgate.threads import LoopThread, Mailbox
 
 if TYPE_CHECKING:
-    from headgate.runtimes.gate import Finished, Gate
+    from headgate.runtimes.gate import Finished
 
 __all__ = ["TaskLoop"]
 
@@ -81,8 +82,10 @@ class TaskLoop:
         return self._queue.pop(invocation, None) is not None
 
     def interrupt(self, invocation: Invocation) -> bool:
-        """Cancel the task that runs an invocation."""
-        if self._thread is not None:
+        """Cancel the task that runs an invocation, unless its handler is to go on."""
+        gate = invocation.place
+        abandons = isinstance(gate, Gate) and gate.handler.settings.on_timeout == "abandon"
+        if self._thread is not None and not abandons:
             self._thread.loop.call_soon_threadsafe(self._cancel, invocation)
         return True
 

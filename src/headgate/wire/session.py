@@ -106,6 +106,9 @@ FATE_SECONDS = 60.0
 REMEMBERED_ENDS = 4096
 """How many such calls are remembered at most."""
 
+STOPPED = frozenset({"timeout", "cancelled", "connection_lost"})
+"""Codes of errors with which a call ends before its handler does."""
+
 MAX_ANSWERS = 4 * 4096
 """Answers that wait to be sent at most, before the peer counts as one that does not read."""
 
@@ -665,7 +668,7 @@ class Session:
             events.append((FateFrame(frame.id, Fate.FINISHED), outstanding, 0.0))
             events.append((overdue_fault(frame.id, started=True), outstanding, 0.0))
             return
-        if type(frame) is Fault and frame.code == "timeout" and frame.started is not False:
+        if type(frame) is Fault and frame.code in STOPPED and frame.started is not False:
             # Its handler has begun, so there is a word to come on what became of it.
             self._remember(frame.id, outstanding, now)
         events.append((frame, outstanding, 0.0))
