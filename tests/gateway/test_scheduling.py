@@ -1,4 +1,4 @@
-"""Calls that are kept in order, and calls that go before others, in every runtime."""
+"""Order, priorities and full queues, in every runtime."""
 
 from __future__ import annotations
 
