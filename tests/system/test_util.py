@@ -15,12 +15,14 @@ from uuid import UUID
 import pytest
 
 import headgate
-from headgate.runtimes.project import POOL_SIZE
+from headgate.handler import PoolSettings
 
 if TYPE_CHECKING:
     from conftest import Rig
 
 Plant = Callable[..., headgate.Gateway]
+
+POOL_THREADS = PoolSettings().threads
 
 SENDERS = ["sendRequestAsync", "sendRequest", "sendMessage"]
 
@@ -379,8 +381,8 @@ def test_waiting_asynchronous_functions_lend_no_places(plant: Plant, rig: Rig) -
     util = hub.system.util
     release = util.globals["release"] = threading.Event()
     parked = util.globals["parked"] = []
-    busy = [util.sendRequestAsync("ACME", "busy") for _ in range(POOL_SIZE)]
-    rig.until(lambda: len(parked) == POOL_SIZE)
+    busy = [util.sendRequestAsync("ACME", "busy") for _ in range(POOL_THREADS)]
+    rig.until(lambda: len(parked) == POOL_THREADS)
     error = util.sendRequestAsync("ACME", "quick", timeoutSec=0.2).getError()
     release.set()
     assert isinstance(error, headgate.RequestTimeout)

@@ -190,7 +190,7 @@ class Dispatch:
             endpoint = self._endpoint(invocation, action)
             if self._audit is not None and self._audit.guards:
                 endpoint = self._guarded(invocation, action, endpoint, self._audit)
-            if type(endpoint) is Gate and endpoint.timeout is not None:
+            if isinstance(endpoint, Gate) and endpoint.timeout is not None:
                 self._requests.shorten(invocation, monotonic() + endpoint.timeout)
             endpoint(invocation)
             return None

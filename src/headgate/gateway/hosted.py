@@ -147,10 +147,14 @@ class Hosted:
             if not isinstance(gate, Gate) or gate not in successors or not gate.take(invocation):
                 continue
             successor = successors[gate]
-            if successor is not None:
-                successor.adopt(invocation)
-            else:
+            if successor is None:
                 self._requests.end(invocation, Failure(error(invocation)))
+                continue
+            try:
+                successor.adopt(invocation)
+            except RequestError as refusal:
+                # Its payload lacks what the newer handler's calls are ordered by.
+                self._requests.end(invocation, Failure(refusal))
 
 
 def _no_handler(invocation: Invocation) -> RequestError:

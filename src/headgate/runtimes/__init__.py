@@ -2,6 +2,9 @@
 Where handlers run.
 
 - `gate`     how many runs of a handler are under way, and which may begin
+- `order`    a gate that keeps calls in order by a key of the payload
+- `fair`     a queue in which sessions take turns, and higher priorities go first
+- `pace`     when there will be room in a full queue
 - `execute`  one run of a handler: decode, call, encode
 - `pool`     threads that take invocations one at a time, and give their place back while they wait
 - `tasks`    `async def` handlers on an event loop of their own

@@ -12,6 +12,7 @@ from headgate.outcome import Failure, Outcome
 from headgate.runtimes.emitter import Emitter
 from headgate.runtimes.execute import Runnable
 from headgate.runtimes.fair import FairQueue
+from headgate.runtimes.pace import Pace
 from headgate.runtimes.running import HandlerThread, Run
 
 __all__ = ["Finished", "Gate", "Lane", "begin"]
@@ -78,8 +79,10 @@ class Gate:
     __slots__ = (
         "_active",
         "_concurrency",
+        "_countdown",
         "_hung",
         "_limit",
+        "_pace",
         "_waiting",
         "handler",
         "lane",
@@ -105,6 +108,8 @@ class Gate:
         self._active: set[Invocation] = set()
         self._waiting = FairQueue()
         self._hung = hung
+        self._pace = Pace()
+        self._countdown = 1
 
     def _take_settings(self, handler: Runnable, concurrency: int | None, places: int) -> None:
         settings = handler.settings
@@ -134,6 +139,9 @@ class Gate:
     def finished(self, invocation: Invocation) -> None:
         """Take note that a run is over, and let the next one in."""
         self.under_way -= 1
+        self._countdown -= 1
+        if not self._countdown:
+            self._look_at(invocation)
         if self.lane.has_backlog:
             self.lane.refill()
         if self._hung and invocation in self._hung:
@@ -184,6 +192,10 @@ class Gate:
         """Run what another gate had taken and has given up, however many wait already."""
         self.under_way += 1
         invocation.place = self
+        self._let_in(invocation)
+
+    def _let_in(self, invocation: Invocation) -> None:
+        """Let one go on as soon as there is a place."""
         if self._concurrency is None:
             self.lane.put(invocation, self)
         else:
@@ -213,6 +225,9 @@ class Gate:
             raise Overloaded(
                 f"{self.under_way} calls of {invocation.target} are under way, which is its "
                 "limit: raise its `queue`, or send fewer",
+                retry_after=self._pace.retry_after(
+                    monotonic(), limit=self._limit, running=self._count_running
+                ),
                 started=False,
             )
         if len(self._hung) < MOST_ABANDONED or not self.lane.has_threads:
@@ -226,6 +241,14 @@ class Gate:
                 "before the project takes new requests",
                 started=False,
             )
+
+    def _look_at(self, invocation: Invocation) -> None:
+        """Take note of how long a run took, if it was one."""
+        began = invocation.started_at
+        self._countdown = self._pace.note(monotonic() - began) if began else 1
+
+    def _count_running(self) -> int:
+        return sum(1 for running in self.lane.running if running.place is self)
 
     def _hanging(self) -> set[Invocation]:
         """Return what hangs on a thread; of the others the end has not come here yet."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from headgate.invocation import Invocation
+from headgate.invocation import Caller, Invocation
 from headgate.outcome import Outcome
 from headgate.runtimes.fair import FairQueue
 from headgate.runtimes.running import Run, ThreadRun, Turn
@@ -66,12 +66,12 @@ class Pool:
     """
     Threads for handlers.
 
-    Invocations of one session begin in the order of their arrival; sessions take turns. Whoever
-    takes an invocation out of the queue owns it: a thread that runs it, or the event loop that
-    takes it back. So it is always certain whether it began.
+    Invocations of one session begin in the order of their arrival; sessions take turns, and higher
+    priorities go first. Whoever takes an invocation out of the queue owns it: a thread that runs
+    it, or the event loop that takes it back. So it is always certain whether it began.
 
-    Threads take from a plain queue. While the invocations of several sessions wait, it is kept
-    short, and the event loop fills it from the `FairQueue` behind it.
+    Threads take from a plain queue. While invocations of several sessions or priorities wait, it is
+    kept short, and the event loop fills it from the `FairQueue` behind it.
 
     Waking a thread costs more than a short handler does, so while a thread is busy nobody else is
     woken for what it may do in passing, and the event loop is woken once for all that it did.
@@ -86,7 +86,8 @@ class Pool:
         ends: Takes the outcomes to the event loop.
         loop: The event loop.
         on_wait: Told which request of its own a handler now waits for.
-        takes_turns: Whether sessions take turns; False keeps the order of arrival over all.
+        takes_turns: Whether sessions take turns, and priorities count; False keeps the order of
+            arrival over all.
     """
 
     has_threads = True
@@ -107,7 +108,11 @@ class Pool:
         """Whether anything waits behind the queue that threads take from."""
         self._backlog = FairQueue()
         self._takes_turns = takes_turns
-        self._session = ""
+        self._last: Caller | None = None
+        """
+        Who asked for the last one of the queue; None while there may be one that is not of normal
+        priority, so that what comes is not simply put behind it.
+        """
         self._name = name
         self._size = size
         self._most = max(size, most)
@@ -125,6 +130,8 @@ class Pool:
         self._waiting = 0
         self._waking = False
         self._closed = False
+        self._shrinks = False
+        """Whether there may be more threads than there are to be."""
         self._made = 0
         self._lock = threading.Lock()
 
@@ -133,8 +140,9 @@ class Pool:
     def put(self, invocation: Invocation, gate: Gate) -> None:
         """Queue an invocation."""
         queue = self._queue
-        if not self.has_backlog and (invocation.caller.session == self._session or not queue):
-            self._session = invocation.caller.session
+        caller = invocation.caller
+        if not self.has_backlog and not invocation.priority and (caller is self._last or not queue):
+            self._last = caller
             queue[invocation] = gate
         else:
             self._put_among_others(invocation, gate)
@@ -152,6 +160,15 @@ class Pool:
             self._queue[invocation] = gate
             return
         if not self.has_backlog:
+            if (
+                not invocation.priority
+                and self._last
+                and self._last.session == invocation.caller.session
+            ):
+                # Its session's caller has got other rights.
+                self._last = invocation.caller
+                self._queue[invocation] = gate
+                return
             self.has_backlog = True
             self._unstage()
         self._backlog.put(invocation, gate)
@@ -169,9 +186,11 @@ class Pool:
     def refill(self) -> None:
         """Move invocations from the backlog to where threads take them, session by session."""
         queue, backlog = self._queue, self._backlog
+        ranked = self._last is None and bool(queue)
         while backlog and len(queue) < (STAGED_IF_SLOW if self._slow else STAGED):
             invocation, gate = backlog.pop()
-            self._session = invocation.caller.session
+            ranked = ranked or bool(invocation.priority)
+            self._last = None if ranked else invocation.caller
             queue[invocation] = gate
         self.has_backlog = bool(backlog)
         self._look_soon()
@@ -206,6 +225,20 @@ class Pool:
             if self._slow and not self._waking:
                 self._wake()
             self._loop.call_later(PATROL_SECONDS, self._patrol, self._taken)
+
+    def resize(self, size: int, most: int) -> None:
+        """Have other numbers of threads; those that are too many end when their handlers return."""
+        with self._lock:
+            self._size, self._most = size, max(size, most)
+            surplus = len(self._workers) - self._waiting - size
+            self._shrinks = surplus > 0
+        for _ in range(surplus):
+            try:
+                self._idle.pop().latch.release()
+            except IndexError:
+                break
+        if self._queue:
+            self._look_soon()
 
     def remove(self, invocation: Invocation) -> bool:
         """Take an invocation back; False if a thread has taken it."""
@@ -318,23 +351,32 @@ class Pool:
                 self._wake()
             ends.put((invocation, gate, execute(invocation, gate)))
             worker.invocation = None
-            if self._slow or not queue:
+            if self._slow or self._shrinks or not queue:
                 ends.wake()
+                if self._shrinks and self._retires(worker):
+                    return
             elif len(ends) >= BURST:
                 ends.give_way()
 
     def _sleep(self, worker: Worker) -> bool:
         """Wait for work; False if the thread is to end."""
-        with self._lock:
-            if self._closed or len(self._workers) - self._waiting > self._size:
-                self._workers.remove(worker)
-                return False
+        if self._retires(worker):
+            return False
         self._idle.append(worker)
         if (self._queue or self._closed) and self._unlist(worker):
             return True
         worker.latch.acquire()
         self._waking = False
         return True
+
+    def _retires(self, worker: Worker) -> bool:
+        """Take a thread off the list if it is to end."""
+        with self._lock:
+            if self._closed or len(self._workers) - self._waiting > self._size:
+                self._workers.remove(worker)
+                return True
+            self._shrinks = False
+        return False
 
     def _unlist(self, worker: Worker) -> bool:
         try:

@@ -15,6 +15,7 @@ from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
+from headgate.runtimes.order import ALL, OrderedGate
 from headgate.runtimes.pool import Pool
 from headgate.runtimes.process import Host, ProcessLane, WorkerCode
 from headgate.runtimes.running import HandlerThread, Run, WorkerRow
@@ -24,11 +25,7 @@ from headgate.wire.codec import encode
 
 __all__ = ["ProjectRuntime"]
 
-POOL_SIZE = 8
-"""Threads that run a project's Shared handlers at once."""
-
-MOST_THREADS = 64
-"""Threads of a project's pool at most, with those that wait for a request of their handler."""
+DEFAULT_POOLS = PoolSettings()
 
 MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
@@ -48,19 +45,24 @@ class Way(NamedTuple):
     """``process``, ``async``, ``Shared`` or ``Dedicated``."""
     limited: bool
     """Whether its gate limits how many of its runs are under way."""
+    order: str | None
+    """The key by which its gate keeps its calls in order, `ALL` for all of them, None for none."""
 
     @staticmethod
     def of(handler: Runnable) -> Way:
         """How this handler is to run."""
-        if handler.settings.runtime == "process":
-            # The lane itself sees in how many workers a handler runs, and may so stage ahead.
-            return Way("process", limited=False)
-        if handler.signature.is_async:
-            return Way("async", limited=True)
         settings = handler.settings
-        # A Dedicated thread is the limit already, and its queue keeps the order.
         dedicated = settings.threading == "Dedicated"
-        return Way(settings.threading, limited=not dedicated and settings.concurrency is not None)
+        order = ALL if dedicated else settings.order_by
+        if settings.runtime == "process":
+            # The lane itself sees in how many workers a handler runs, and may so stage ahead.
+            return Way("process", limited=False, order=order)
+        if handler.signature.is_async:
+            return Way("async", limited=True, order=order)
+        if dedicated:
+            # The thread is the limit already, and its queue keeps the order.
+            return Way("Dedicated", limited=False, order=None)
+        return Way("Shared", limited=settings.concurrency is not None, order=order)
 
 
 def _release(gate: Gate) -> bool:
@@ -105,7 +107,10 @@ class ProjectRuntime:
         self._gates: dict[str, Gate] = {}
         self._left: list[Gate] = []
         self._hung: set[Invocation] = set()
-        self._pool = self._make_pool(f"headgate-{project}", POOL_SIZE, MOST_THREADS)
+        self._pools = DEFAULT_POOLS
+        self._pool = self._make_pool(
+            f"headgate-{project}", self._pools.threads, self._pools.max_threads
+        )
         self._tasks = TaskLoop(
             f"headgate-{project}-async",
             begin=begin,
@@ -170,6 +175,10 @@ class ProjectRuntime:
             The gates that are left behind, each with the one that is to `adopt` what waits there;
             None where the handler is gone. `tidy` must follow, now and then until it says so.
         """
+        pools = pools or self._pools
+        if pools != self._pools:
+            self._pools = pools
+            self._pool.resize(pools.threads, pools.max_threads)
         left = self._leave(handlers)
         successors: dict[Gate, Gate | None] = dict.fromkeys(left.values())
         gates: dict[str, Gate] = {}
@@ -282,23 +291,33 @@ class ProjectRuntime:
             lane = self._add_dedicated(handler.name)
         else:
             lane = self._pool
+        order = Way.of(handler).order
         before = [gate for gate in self._left if gate.handler.name == handler.name]
-        if before and handler.settings.concurrency is not None:
+        if before and (handler.settings.concurrency is not None or order is not None):
             lane = Handover(lane, before)
-        return Gate(handler, lane, hung=self._hung, **self._limits(handler))
+        if order is None:
+            return Gate(handler, lane, hung=self._hung, **self._limits(handler))
+        return OrderedGate(
+            handler,
+            lane,
+            hung=self._hung,
+            key=order,
+            ends=self._ends,
+            on_wait=self._on_wait,
+            **self._limits(handler),
+        )
 
-    @staticmethod
-    def _limits(handler: Runnable) -> Limits:
+    def _limits(self, handler: Runnable) -> Limits:
         concurrency = handler.settings.concurrency
         if handler.settings.runtime == "process":
-            return {"concurrency": None, "places": concurrency or POOL_SIZE}
+            return {"concurrency": None, "places": concurrency or self._pools.workers}
         if handler.signature.is_async:
             concurrency = concurrency or MOST_TASKS
             return {"concurrency": concurrency, "places": concurrency}
         if not Way.of(handler).limited:
-            places = 1 if handler.settings.threading == "Dedicated" else POOL_SIZE
+            places = 1 if handler.settings.threading == "Dedicated" else self._pools.threads
             return {"concurrency": None, "places": places}
-        return {"concurrency": concurrency, "places": concurrency or POOL_SIZE}
+        return {"concurrency": concurrency, "places": concurrency or self._pools.threads}
 
     def _add_dedicated(self, handler: str) -> Pool:
         name = f"headgate-{self._project}-{handler}"

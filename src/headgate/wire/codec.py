@@ -1,7 +1,8 @@
 """
 What a payload can hold, as bytes: MessagePack, and extension types for the rest of Python.
 
-Everybody else in Headgate needs `encode` and `decode` alone. Behind them stand::
+Everybody else in Headgate needs `encode` and `decode` alone (and `keys`, which reads one key of a
+payload). Behind them stand::
 
     conversion   what arrives when a value is sent
     packing      values as MessagePack

@@ -20,7 +20,7 @@ from headgate.wire.extensions import CODES
 from headgate.wire.limits import Limits, is_shallow, is_shallow_outside
 from headgate.wire.reading import Reading
 
-__all__ = ["SLICE", "read_sliced"]
+__all__ = ["SLICE", "read_sliced", "small_maps"]
 
 SLICE: Final = 64 * 1024
 """Bytes that are decoded in one step: a few milliseconds, whatever they are. 32 at least."""
@@ -31,6 +31,9 @@ _IN_ONE_COPY: Final = 2 * 1024 * 1024
 _LIST: Final = 0xDD
 _MAP: Final = 0xDF
 """First bytes of the headers with four bytes of length: what every slice begins with."""
+
+_EMPTY: Final = b"\x90"
+"""An empty list."""
 
 _LENGTHS: Final = {
     **dict.fromkeys((0xC4, 0xC7, 0xD9), 1),
@@ -61,6 +64,19 @@ def read_sliced(data: bytes | memoryview, limits: Limits) -> Any:
     return _SlicedReading(memoryview(data), limits.max_depth).whole()
 
 
+def small_maps(data: bytes | memoryview, limits: Limits) -> Iterator[bytes]:
+    """
+    Give the entries of a dictionary as dictionaries of a slice at most, still encoded.
+
+    A value that is larger than a slice is passed over: an empty list stands in its place.
+
+    Raises:
+        PayloadError: It is too deep.
+        Exception: The bytes are not a dictionary.
+    """
+    return _SlicedReading(memoryview(data), limits.max_depth).small_maps()
+
+
 class _SlicedReading:
     """A walk through the containers that are larger than a slice."""
 
@@ -76,6 +92,44 @@ class _SlicedReading:
         if end != len(self._data):
             raise ValueError(f"trailing bytes (byte {end})")
         return value
+
+    def small_maps(self) -> Iterator[bytes]:
+        first, at, count = self._head(0)
+        if first not in _MAPS:
+            raise ValueError("it is no dictionary")
+        while count:
+            taken, end = self._fitting(_MAP, at, count)
+            if taken:
+                yield _header(_MAP, taken) + bytes(self._data[at:end])
+            else:
+                taken = 1
+                _, value = self._key(at, 0)
+                yield _header(_MAP, 1) + bytes(self._data[at:value]) + _EMPTY
+                end = self._past(value)
+            at, count = end, count - taken
+
+    def _past(self, at: int) -> int:
+        """Tell where a value of any size ends, and make nothing of it."""
+        left = [1]
+        while left:
+            taken, end = self._fitting(_LIST, at, left[-1])
+            if not taken:
+                first, body, length = self._head(at)
+                taken, end = 1, body + length
+                if first in _LISTS or first in _MAPS:
+                    if len(left) == self._max_depth:
+                        raise self._too_deep()
+                    left[-1] -= 1
+                    left.append(2 * length if first in _MAPS else length)
+                    at = body
+                    continue
+                if end > len(self._data):
+                    raise ValueError("input data was truncated")
+            at = end
+            left[-1] -= taken
+            while left and not left[-1]:
+                left.pop()
+        return at
 
     def _member(self, at: int, level: int) -> tuple[Any, int]:
         """Read one value of any size, inside of so many containers, and tell where it ends."""

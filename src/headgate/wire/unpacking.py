@@ -16,11 +16,11 @@ from headgate.wire.arrays import read_array
 from headgate.wire.extensions import ARRAY, CODES, DATASET, READERS, Reader
 from headgate.wire.tables import read_dataset
 
-__all__ = ["guard", "is_guarded", "leaf_readers", "reader"]
+__all__ = ["SAFE_LEVELS", "guard", "is_guarded", "leaf_readers", "reader"]
 
 _Hook = Callable[[int, memoryview], Any]
 
-_SAFE_LEVELS: Final = 3000
+SAFE_LEVELS: Final = 3000
 """
 Levels that msgspec may go down on the C stack, 300 bytes each.
 
@@ -70,14 +70,14 @@ def reader(size: int, max_depth: int) -> Reader:
     """
     Give what decodes a value of so many bytes, and of at most so many levels of extension types.
     """
-    return _reader(max_depth, size > _SAFE_LEVELS and is_guarded())
+    return _reader(max_depth, size > SAFE_LEVELS and is_guarded())
 
 
 def is_guarded() -> bool:
     """
     Tell whether a program has raised Python's recursion limit, so that bytes are scanned first.
     """
-    return getrecursionlimit() > _SAFE_LEVELS
+    return getrecursionlimit() > SAFE_LEVELS
 
 
 @cache
