@@ -956,7 +956,8 @@ def test_ps_lists_what_runs(plant: Plant) -> None:
         result = invoke("ps")
     assert result.exit_code == 0
     head, _, *lines = result.stdout.splitlines()
-    assert head.split() == ["id", "project", "handler", "state", "for", "cpu", "place", "caller"]
+    columns = "id project handler state for cpu memory pid place caller"
+    assert head.split() == columns.split()
     line = next(line for line in lines if " at panel-7" in line)
     assert re.match(r"\d+-1 +P +long +running +\d+\.\d\d s ", line)
 
@@ -965,7 +966,7 @@ def test_ps_for_machines(plant: Plant) -> None:
     """`headgate ps --json` prints the runs and the queues."""
     with busy(plant) as request_id:
         document = json.loads(invoke("ps", "--json").stdout)
-    assert document.keys() == {"running", "queued"}
+    assert document.keys() == {"running", "queued", "workers", "draining"}
     assert request_id in {row["request_id"] for row in document["running"]}
 
 
@@ -991,6 +992,100 @@ def test_ps_shows_abandoned_runs_and_queues(project: Path) -> None:
     assert " abandoned " in shown
     assert "A/hold: 1 waiting to begin.\n" in shown
     assert shown.endswith("1 abandoned: the request is over, the handler has not returned.\n")
+
+
+def test_ps_lists_what_waits(project: Path) -> None:
+    """`headgate ps --queued` has a second table, of the requests that wait to begin."""
+    with holding(project) as (gateway, client):
+        handles = [client.request("A", "hold") for _ in range(2)]
+        while not gateway.running()["running"] or not gateway.running()["queued"]:
+            pass
+        shown = invoke("ps", "--queued", "--url", gateway.url).stdout
+        document = json.loads(invoke("ps", "--queued", "--json", "--url", gateway.url).stdout)
+        gateway.globals["go"].set()
+        assert all(handle.block() for handle in handles)
+    head = next(line for line in shown.splitlines() if " waits " in line)
+    assert head.split() == ["id", "project", "handler", "priority", "waits", "caller"]
+    assert re.search(r"^1-2 +A +hold +normal +\d+\.\d\d s ", shown, flags=re.MULTILINE)
+    assert [row["request_id"] for row in document["queue"]] == [handles[1].request_id]
+
+
+def test_cancel(plant: Plant) -> None:
+    """`headgate cancel` ends a request by its ID; the exit code tells whether it still runs."""
+    with headgate.connect(plant.url) as client:
+        handle = client.request("P", "long")
+        while not any(
+            row["request_id"] == handle.request_id
+            for row in client.request("@gateway", "ps").get()["running"]
+        ):
+            pass
+        result = invoke("cancel", handle.request_id)
+        error = handle.getError()
+    assert re.fullmatch(
+        r"P/long, request \d+-1, was cancelled\.\nThe handler: finished\.\n", result.stdout
+    )
+    assert result.exit_code == ExitCode.FINE
+    assert isinstance(error, headgate.CancellationException)
+
+
+def test_cancel_of_what_cannot_be_stopped(project: Path) -> None:
+    """1: the handler runs on. 6: there is no such request."""
+    with holding(project) as (gateway, client):
+        handle = client.request("A", "hold")
+        while not gateway.running()["running"]:
+            pass
+        result = invoke("cancel", handle.request_id, "--json", "--url", gateway.url)
+        again = invoke("cancel", handle.request_id, "--url", gateway.url)
+        none = invoke("cancel", "9-9", "--url", gateway.url)
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["fate"]) == (ExitCode.HANDLER_ERROR, "still running")
+    assert document["cancelled"] is True
+    assert again.stdout.endswith(" was over already.\nThe handler: still running.\n")
+    assert (none.exit_code, none.stdout) == (ExitCode.NOT_FOUND, "")
+
+
+def test_drain(project: Path) -> None:
+    """`headgate drain` waits until nothing is under way; 3: the time is up. --off ends it."""
+    with holding(project) as (gateway, client):
+        handle = client.request("A", "hold")
+        while not gateway.running()["running"]:
+            pass
+        url = ("--url", gateway.url)
+        early = invoke("drain", "--timeout", "0", *url)
+        listed = invoke("ps", *url).stdout
+        refused = invoke("request", "A", "hold", *url)
+        gateway.globals["go"].set()
+        assert handle.block()
+        over = invoke("drain", *url)
+        off = invoke("drain", "--off", "--json", *url)
+        assert client.request("A", "hold").block()
+    assert (early.exit_code, early.stdout) == (ExitCode.TIMEOUT, "")
+    assert "The time is up: 1 under way. The gateway goes on draining." in early.stderr
+    assert listed.startswith("The gateway is draining: it takes nothing new.\n")
+    assert refused.exit_code == ExitCode.UNREACHABLE
+    assert over.exit_code == ExitCode.FINE
+    assert over.stdout.startswith("Nothing is under way. ")
+    assert json.loads(off.stdout) == {"draining": False, "under_way": 0, "abandoned": 0}
+
+
+@contextmanager
+def holding(project: Path) -> Iterator[tuple[headgate.Gateway, headgate.Client]]:
+    """A gateway whose handler A/hold waits for ``go``, one call at a time; and a client."""
+    messages = project / "A" / "messages"
+    messages.mkdir(parents=True)
+    (messages / "hold.py").write_text(
+        "import headgate\n\n@headgate.handler(concurrency=1)\n"
+        "def handleMessage(payload, context):\n    system.util.globals['go'].wait(20)\n"
+    )
+    with (
+        headgate.Gateway(projects=project, port=0) as gateway,
+        headgate.connect(gateway.url) as client,
+    ):
+        go = gateway.globals["go"] = threading.Event()
+        try:
+            yield gateway, client
+        finally:
+            go.set()
 
 
 def test_lists_for_who_may_not_administer(project: Path, tmp_path: Path) -> None:

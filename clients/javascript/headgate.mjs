@@ -347,7 +347,7 @@ export class Client {
     }
     started ??= call.begun || null;
     this.#giveUp(id, call);
-    const fate = code === "timeout" ? this.#fate(id, started) : undefined;
+    const fate = code === "timeout" || code === "cancelled" ? this.#fate(id, started) : undefined;
     this.#fail(id, call, new HeadgateError(code, message || `${call.where} failed: ${code}`, { started, details, fate }));
   }
 

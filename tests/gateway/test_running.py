@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,6 +32,10 @@ OUTER = """
     """
 
 
+NOTHING = {"running": [], "queued": [], "workers": [], "draining": False}
+"""What `ps` tells of a gateway at which nothing runs."""
+
+
 class OnlySee:
     """Lets everybody do everything but what needs the action ``administer``."""
 
@@ -55,7 +60,7 @@ class TestTable:
     def test_nothing_runs(self, rig: Rig) -> None:
         """Without a run both lists are empty; the request that asks is none."""
         hub = rig.gateway({"ACME/hold": rig.HOLD})
-        assert rig.client(hub).request("@gateway", "ps").get() == {"running": [], "queued": []}
+        assert rig.client(hub).request("@gateway", "ps").get() == NOTHING
 
     def test_a_run_has_its_place_and_its_caller(self, rig: Rig) -> None:
         """A row says what runs, on which thread, since when and for whom."""
@@ -68,26 +73,27 @@ class TestTable:
         assert rows(client)["hold"]["seconds"] > first["seconds"]
         assert first.keys() - {"seconds", "cpu_seconds", "user"} == {
             *("id", "request_id", "project", "handler", "place", "async", "state"),
-            *("waits_for", "host", "session", "gateway", "pid", "memory"),
+            *("waits_for", "host", "session", "gateway", "pid", "memory", "priority"),
         }
         assert first["request_id"] == handle.request_id
         assert first["id"] == "1-1"
         assert first["session"] == handle.request_id[:20]
         assert (first["project"], first["place"], first["async"]) == ("ACME", "headgate-ACME-1", 0)
         assert (first["state"], first["waits_for"], first["host"]) == ("running", None, "panel-7")
+        assert (first["pid"], first["memory"], first["priority"]) == (os.getpid(), None, "normal")
         assert (first["gateway"], bool(first["user"])) == ([], True)
 
     def test_the_python_api_tells_the_same(self, rig: Rig) -> None:
         """`Gateway.running` is what clients get, also before the start and after the end."""
         hub = rig.gateway({"ACME/hold": rig.HOLD})
-        assert headgate.Gateway("other", projects={}).running() == {"running": [], "queued": []}
+        assert headgate.Gateway("other", projects={}).running() == NOTHING
         rig.client(hub).request("ACME", "hold", {})
         begun(hub)
         (row,) = hub.running()["running"]
         assert row["handler"] == "hold"
         hub.globals["go"].set()
         hub.stop()
-        assert hub.running() == {"running": [], "queued": []}
+        assert hub.running() == NOTHING
 
     def test_a_handler_that_waits_for_another(self, rig: Rig) -> None:
         """It waits, and the table says for what; its own request is shown by the same caller."""

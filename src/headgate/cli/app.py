@@ -409,29 +409,102 @@ def ps(
             show_default=False,
         ),
     ] = None,
+    queued: Annotated[
+        bool, typer.Option("--queued", help="Show the requests that wait to begin, too.")
+    ] = False,
     access: Access,
     as_json: Json = False,
 ) -> None:
     """
-    Show what runs on a gateway: handler, thread, for how long and for whom.
+    Show what runs on a gateway: handler, state, for how long, where and for whom.
 
-    A run is running, waiting for a request of its own, or abandoned: its request
-    is over, but a thread cannot be stopped. 8 abandoned threads of one project
-    make its thread handlers answer Overloaded.
+    A run is running, waiting for a request of its own, stopping, or abandoned: its
+    request is over, but a thread cannot be stopped. 8 abandoned threads of one
+    project make its thread handlers answer Overloaded.
 
-    Of other people's runs only an administrator is shown whose they are.
+    A run is on a thread of the gateway or in a worker process, whose memory and
+    processor time are shown. --queued lists 1,000 requests that wait at most.
 
-    --json prints {"running": […], "queued": […]}; with --stack the run with its
-    stack, a list of lines.
+    Of other people's runs only an administrator is shown whose they are, and which
+    worker processes there are.
+
+    --json prints {"running": […], "queued": […], "workers": […], "draining": …}, with
+    --queued "queue": […] too; with --stack the run with its stack, a list of lines.
+    Times are in seconds, memory in bytes.
     """
     from headgate.cli import ps
     from headgate.cli.call import Target
 
     target = Target(access=access, as_json=as_json)
     if stack is None:
-        ps.ps(target)
+        ps.ps(target, queue=queued)
     else:
         ps.stack(target, stack)
+
+
+@app.command(rich_help_panel=CALL)
+@calls
+def cancel(
+    *,
+    request_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="The request: its ID in headgate ps, its whole ID, or how only one begins.",
+        ),
+    ],
+    access: Access,
+    as_json: Json = False,
+) -> None:
+    """
+    Cancel a request that runs or waits, and stop its handler as far as that goes.
+
+    Its caller gets CancellationException. It waits up to a second for what becomes of
+    the handler: not started, stopped, finished, or still running. The exit code is 0 if
+    nothing of it runs any more, 1 if it may, and 6 if there is no such request.
+
+    Everybody may cancel their own requests, an administrator those of others.
+
+    --json prints {"id", "request_id", "project", "handler", "cancelled", "fate"}.
+    """
+    from headgate.cli import ps
+    from headgate.cli.call import Target
+
+    ps.cancel(Target(access=access, handler="cancel", as_json=as_json), request_id)
+
+
+@app.command(rich_help_panel=CALL)
+@calls
+def drain(
+    *,
+    off: Annotated[bool, typer.Option("--off", help="Take up service again.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="How long to wait; the gateway goes on draining. Default: as long as it takes.",
+            show_default=False,
+        ),
+    ] = None,
+    access: Access,
+    as_json: Json = False,
+) -> None:
+    """
+    Let a gateway finish what is under way and take nothing new, and wait for that.
+
+    New requests end with GatewayUnreachable, which has not started anything. What
+    waits begins, what runs may ask for what it needs, sessions stay connected. When
+    the command ends with 0 nothing is under way, and the gateway may be stopped. 3: the
+    time is up; 1: somebody let it take up service again.
+
+    --json prints {"draining": …, "under_way": …, "abandoned": …}.
+    """
+    from headgate.cli import ps
+    from headgate.cli.call import Target
+
+    target = Target(access=access, handler="drain", as_json=as_json)
+    ps.drain(target, off=off, timeout=timeout)
 
 
 @app.command(rich_help_panel=CALL)

@@ -45,7 +45,7 @@ class ExitCode(IntEnum):
 
 EXIT_CODES = {
     ExitCode.FINE: "fine",
-    ExitCode.HANDLER_ERROR: "the handler failed or cannot answer; check, reload, audit: problems",
+    ExitCode.HANDLER_ERROR: "the handler failed or runs on; check, reload, audit: problems",
     ExitCode.USAGE: "wrong use: an argument, a setting, a file, a taken port",
     ExitCode.TIMEOUT: "timeout",
     ExitCode.UNREACHABLE: "the gateway cannot be reached, or the connection was lost",

@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from headgate.gateway.cancelling import CANCEL, Cancelling
 from headgate.gateway.config import Settings
+from headgate.gateway.draining import Draining
 from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
@@ -17,7 +19,7 @@ from headgate.gateway.running import Running
 from headgate.invocation import Caller
 from headgate.projects.project import Problem
 from headgate.scope import GATEWAY_PROJECT
-from headgate.security.identity import ANONYMOUS
+from headgate.security.identity import is_own
 from headgate.security.policy import Action, Policy, allows
 from headgate.security.rules import Operation
 
@@ -34,6 +36,8 @@ class Builtin:
     """What the caller must be allowed to do."""
     for_caller: bool = False
     """Whether `answer` also gets the caller, and records itself what it did."""
+    else_action: Action | None = None
+    """What suffices for what is the caller's own; None if nothing does."""
 
 
 class Told(Protocol):
@@ -52,6 +56,10 @@ class Told(Protocol):
     def settings(self) -> Settings:
         """The settings in force."""
 
+    @property
+    def draining(self) -> Draining:
+        """Whether it takes anything new."""
+
     async def reload_settings(self) -> Applied:
         """Read the settings again, and let what can change take effect."""
 
@@ -60,6 +68,7 @@ def builtins(
     gateway: Told,
     hosting: Hosting,
     running: Running,
+    cancelling: Cancelling,
     operations: Mapping[str, Operation],
     policy: Policy,
 ) -> dict[str, Builtin]:
@@ -70,6 +79,7 @@ def builtins(
         gateway: The gateway.
         hosting: Its projects.
         running: What runs.
+        cancelling: Cancels it.
         operations: What administers it, by name.
         policy: Whoever asks is told of those handlers alone that it lets them ``see``; of folders,
             and of who else is at work, if it lets them ``administer`` what they ask.
@@ -96,11 +106,17 @@ def builtins(
         return visible(map(msgspec.structs.asdict, found), caller)
 
     def running_table(payload: Any, caller: Caller) -> Any:
-        found = {name: visible(rows, caller) for name, rows in running.table().items()}
+        found = running.table()
+        rows = {name: visible(found[name], caller) for name in ("running", "queued")}
+        if isinstance(payload, Mapping) and payload.get("queue"):
+            rows["queue"] = [
+                *running.queue(lambda i: allows(policy, caller, "see", i.project, i.handler))
+            ]
         if not administers(caller, "ps"):
-            rows = found["running"]
-            found["running"] = [row if _is_own(row, caller) else {**row, **_NOBODY} for row in rows]
-        return found
+            found["workers"] = []
+            for name in rows.keys() & {"running", "queue"}:
+                rows[name] = [_without_names(row, caller) for row in rows[name]]
+        return {**found, **rows}
 
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
@@ -109,7 +125,11 @@ def builtins(
         return {**msgspec.structs.asdict(reloaded), "settings": settings}
 
     return {
+        CANCEL: Builtin(
+            cancelling.cancel, action="administer", for_caller=True, else_action="request"
+        ),
         "counters": Builtin(lambda _: gateway.counters()),
+        "drain": Builtin(gateway.draining.answer, action="administer", for_caller=True),
         "handlers": Builtin(handlers, for_caller=True),
         "problems": Builtin(problems, for_caller=True),
         "ps": Builtin(running_table, for_caller=True),
@@ -128,16 +148,17 @@ def builtins(
 _NOBODY: dict[str, Any] = {
     # The ids begin with the session.
     **dict.fromkeys(("id", "request_id", "user", "host", "session"), ""),
-    "waits_for": None,
     "gateway": [],
 }
-"""What is shown of other people's runs in place of what tells who they are, and what they do."""
+"""What is shown of other people's requests in place of what tells who they are."""
 
 
-def _is_own(row: Mapping[str, Any], caller: Caller) -> bool:
-    if caller.method == ANONYMOUS and row["session"] != caller.session:
-        return False
-    return bool(row["user"] == caller.user and row["gateway"] == list(caller.gateway))
+def _without_names(row: Mapping[str, Any], caller: Caller) -> Mapping[str, Any]:
+    """Return what somebody is shown of a request who is no administrator."""
+    made = Caller(row["user"], gateway=tuple(row["gateway"]), session=row["session"])
+    if is_own(made, caller):
+        return row
+    return {**row, **_NOBODY, **({"waits_for": None} if "waits_for" in row else {})}
 
 
 def _settings(gateway: Told) -> dict[str, Any]:

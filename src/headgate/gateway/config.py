@@ -31,12 +31,14 @@ from headgate.gateway.layers import (
 )
 from headgate.gateway.limits import Limits
 from headgate.handler import known_names
+from headgate.scope import MAX_TIMEOUT
 from headgate.security.audit import AuditSettings
 from headgate.security.policy import Permission
 from headgate.security.zones import HostPin, Zone
 
 __all__ = [
     "Configuration",
+    "Handlers",
     "Http",
     "Log",
     "ProjectSettings",
@@ -88,6 +90,13 @@ class Log(_Section):
     """Levels of single loggers, such as ``"headgate.audit" = "warning"``."""
 
 
+class Handlers(_Section):
+    """The section ``[handlers]``: what holds for handlers that say nothing themselves."""
+
+    warn_after: Annotated[float, Ge(0), Le(MAX_TIMEOUT)] = 0.0
+    """Seconds after which a run that still goes on is named in the log, once; 0 for never."""
+
+
 class ProjectSettings(_Section):
     """A section ``[project.NAME]``."""
 
@@ -132,6 +141,7 @@ class Settings(_Section):
     tls: Tls = Tls()
     http: Http = Http()
     log: Log = Log()
+    handlers: Handlers = Handlers()
     limits: Limits = Limits()
     audit: AuditSettings = AuditSettings()
 
@@ -152,7 +162,15 @@ class Settings(_Section):
 
     LIVE: ClassVar[frozenset[Place]] = frozenset(
         {
-            *(("permission",), ("zones",), ("hosts",), ("limits",), ("http",), ("log",)),
+            *(
+                ("permission",),
+                ("zones",),
+                ("hosts",),
+                ("limits",),
+                ("http",),
+                ("log",),
+                ("handlers",),
+            ),
             *(("audit", name) for name in ("requests", "payloads", "redact", "retain_days")),
         }
     )

@@ -30,7 +30,7 @@ from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.requests import Requests
-from headgate.invocation import MAX_CHAIN, Endpoint, Fate, Invocation
+from headgate.invocation import MAX_CHAIN, Caller, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.projects.project import Problem
@@ -220,7 +220,7 @@ class Dispatch:
         project, handler = invocation.project, invocation.handler
         if project == GATEWAY_PROJECT:
             builtin = self._builtins.get(handler)
-            action = "see" if builtin is None else builtin.action
+            action = "see" if builtin is None else self._action(invocation.caller, builtin, handler)
             invocation.action = action
         self._policy.authorise(invocation.caller, action, project, handler)
         if len(invocation.ancestors) >= MAX_CHAIN:
@@ -240,6 +240,13 @@ class Dispatch:
         if endpoint.narrows:
             self._narrow(invocation, endpoint)
         return endpoint
+
+    def _action(self, caller: Caller, builtin: Builtin, name: str) -> Action:
+        """Return what a caller must be allowed to do who asks one of the gateway's own handlers."""
+        action, other = builtin.action, builtin.else_action
+        if other is None or allows(self._policy, caller, action, GATEWAY_PROJECT, name):
+            return action
+        return other
 
     def _no_project(self, invocation: Invocation, action: Action) -> ProjectNotFound:
         caller, name = invocation.caller, invocation.project

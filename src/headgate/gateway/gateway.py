@@ -7,13 +7,13 @@ import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from headgate.channel.local import data_folder
 from headgate.errors import (
@@ -23,9 +23,11 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.gateway.builtins import builtins
+from headgate.gateway.cancelling import Cancelling
 from headgate.gateway.config import Configuration, Settings
 from headgate.gateway.crew import Workers
 from headgate.gateway.dispatch import Dispatch
+from headgate.gateway.draining import Draining
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.hosting import Hosting, Reloaded
 from headgate.gateway.layers import Layer
@@ -34,6 +36,7 @@ from headgate.gateway.reception import Reception
 from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
+from headgate.gateway.slow import SlowRuns
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
     from headgate.system import System
 
 __all__ = ["Gateway"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -160,6 +165,8 @@ class Gateway:
         self._forking = threading.Lock()
         self._forks: ForkServer | None = None
         self._running = Running(name, dict)
+        self.draining = Draining(name, self._running, self._recorder)
+        """Whether it takes anything new; for its own event loop."""
         self._live: LiveSettings | None = None
         self._on_settings = on_settings
         self._callbacks = CallbackThread(f"headgate-{name}-callbacks")
@@ -294,13 +301,15 @@ class Gateway:
         self._stopping = False
         self._thread_id = threading.get_ident()
         self._reception.prepare(loop.call_later)
-        running = self._running = Running(self.name, self._hosted)
+        running = self._running = Running(self.name, self._hosted, self._open_requests)
+        self.draining = Draining(self.name, running, self._recorder)
+        self._slow = SlowRuns(running.runs, later=loop.call_later)
         self._requests = Requests(
             recorder=self._recorder,
             audit=self.settings.audit,
             excess=self._reception.limiter.excess,
             later=loop.call_later,
-            on_work=running.watchdog.wake,
+            on_work=self._on_work,
         )
         hosting = self._hosting = Hosting(
             self._folders,
@@ -310,6 +319,9 @@ class Gateway:
             requests=self._requests,
             zones=self._zones,
         )
+        cancelling = Cancelling(
+            running, stop=self._requests.stop, recorder=self._recorder, policy=self._policy
+        )
         self._dispatch = Dispatch(
             self,
             hosted=hosting.hosted,
@@ -317,7 +329,7 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, self._operations(), self._policy),
+            builtins=builtins(self, hosting, running, cancelling, self._operations(), self._policy),
             audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
@@ -398,6 +410,13 @@ class Gateway:
 
     def _zones(self) -> Collection[str] | None:
         return self._policy.zones if isinstance(self._policy, RulePolicy) else None
+
+    def _open_requests(self) -> Iterable[Invocation]:
+        return self._requests.on_this_node()
+
+    def _on_work(self) -> None:
+        self._running.watchdog.wake()
+        self._slow.wake()
 
     def _hosted(self) -> Mapping[str, Hosted]:
         return self._hosting.all if self._hosting is not None else {}
@@ -485,17 +504,64 @@ class Gateway:
             RuntimeError: The gateway does not run, or an event loop runs on this thread.
         """
         refuse_on_event_loop("Gateway.reload()", "await asyncio.to_thread(gateway.reload)")
-        if self._hosting is None or self._loop is None:
+        return self._on_loop(self._reload_all(everything=everything))
+
+    async def _reload_all(self, *, everything: bool) -> Reloaded:
+        await self.reload_settings()
+        if self._hosting is None:
             raise RuntimeError(f"The gateway {self.name!r} does not run")
-        work = self._reload_all(self._hosting, everything=everything)
+        return await self._hosting.reload(everything=everything)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """
+        Finish what is under way and take nothing new, and wait until nothing is.
+
+        New requests, of the gateway's own scope too, end with `GatewayUnreachable`, ``.started``
+        False. What waits in a queue begins, and what runs may ask for what it needs. Sessions stay
+        connected, and whoever administers the gateway is answered. It lasts until `resume()`, or
+        until the gateway stops.
+
+        Args:
+            timeout: Seconds to wait at most; 0 to begin only. Default: as long as it takes.
+
+        Returns:
+            True if nothing is under way any more, handlers included whose requests are over; False
+            if the time is up or service was taken up again.
+
+        Raises:
+            RuntimeError: The gateway does not run, or an event loop runs on this thread.
+        """
+        refuse_on_event_loop("Gateway.drain()", "await asyncio.to_thread(gateway.drain)")
+
+        async def drain() -> bool:
+            self.draining.turn(on=True, caller=self.caller)
+            return await self.draining.over(timeout)
+
+        return self._on_loop(drain())
+
+    def resume(self) -> None:
+        """
+        Take up service again after a `drain()`.
+
+        Raises:
+            RuntimeError: The gateway does not run, or an event loop runs on this thread.
+        """
+        refuse_on_event_loop("Gateway.resume()", "await asyncio.to_thread(gateway.resume)")
+
+        async def resume() -> None:
+            self.draining.turn(on=False, caller=self.caller)
+
+        self._on_loop(resume())
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the gateway's event loop, and wait for what it returns."""
+        if not self._serves or self._loop is None:
+            work.close()
+            raise RuntimeError(f"The gateway {self.name!r} does not run")
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result()
         except CancelledError:
             raise RuntimeError(f"The gateway {self.name!r} stopped") from None
-
-    async def _reload_all(self, hosting: Hosting, *, everything: bool) -> Reloaded:
-        await self.reload_settings()
-        return await hosting.reload(everything=everything)
 
     def reload_soon(self) -> None:
         """Begin to reload settings and projects, from any thread and from a signal's handler."""
@@ -516,14 +582,15 @@ class Gateway:
         return [name for name in self._network.servers() if name != self.name]
 
     def running(self) -> dict[str, Any]:
-        """Return what runs and what waits to begin, as ``headgate ps --json`` prints it."""
+        """Return what runs and how much waits to begin, as ``headgate ps --json`` prints it."""
         return self._running.table()
 
     def stats(self) -> dict[str, int]:
         """
         Return the size of every table of this gateway.
 
-        When nothing is open all are 0; a gateway that was never started has none.
+        When nothing is open all are 0; a gateway that was never started has none. ``draining`` is
+        1 while it takes nothing new.
         """
         if self._loop is None:
             return {}
@@ -532,6 +599,7 @@ class Gateway:
             "posted": len(self._finished) + len(self._asked),
             "callbacks": len(self._callbacks),
             **self._reception.stats(),
+            "draining": int(self.draining.is_on),
         }
         return sizes | (self._hosting.stats() if self._hosting is not None else {})
 
@@ -550,8 +618,9 @@ class Gateway:
         if not serves or not self._asked.post(item):
             self._refuse(item[0])
 
-    def _refuse(self, invocation: Invocation) -> None:
-        error = GatewayUnreachable(f"The gateway {self.name!r} does not run", started=False)
+    def _refuse(self, invocation: Invocation, error: RequestError | None = None) -> None:
+        if error is None:
+            error = GatewayUnreachable(f"The gateway {self.name!r} does not run", started=False)
         invocation.asker.ended(invocation, Failure(error))
 
     # --- the network's side -----------------------------------------------------------------------
@@ -596,6 +665,7 @@ class Gateway:
         self._configure_rules(settings)
         self._reception.apply(settings)
         self._requests.follow(settings.audit)
+        self._slow.warn_after = settings.handlers.warn_after or None
         if self._audit is not None:
             self._audit.configure(settings.audit)
         if self._on_settings is not None:
@@ -611,15 +681,22 @@ class Gateway:
         """Have a client's invocation answered."""
         if self._stopping:
             self._refuse(invocation)
-        else:
+        elif not self._running.draining or self._takes(invocation):
             self._dispatch.request(invocation)
 
     def deliver(self, invocation: Invocation, scope: str, filters: dict[str, str]) -> None:
         """Have a client's message delivered."""
         if self._stopping:
             self._refuse(invocation)
-        else:
+        elif not self._running.draining or self._takes(invocation):
             self._dispatch.deliver(invocation, scope, filters)
+
+    def _takes(self, invocation: Invocation) -> bool:
+        """Whether an invocation is taken while the gateway drains; it is ended if not."""
+        refusal = self.draining.refusal(invocation)
+        if refusal is not None:
+            self._refuse(invocation, refusal)
+        return refusal is None
 
     def stop_invocation(self, invocation: Invocation, error: RequestError) -> None:
         """End an invocation and its handler."""
@@ -629,6 +706,8 @@ class Gateway:
         invocation, delivery = item
         if not self._serves:
             self._refuse(invocation)
+        elif self._running.draining and invocation.parent is None and not self._takes(invocation):
+            return
         elif delivery is None:
             self._dispatch.nested(invocation)
         else:

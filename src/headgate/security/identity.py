@@ -6,7 +6,7 @@ import getpass
 
 from headgate.invocation import Caller
 
-__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "is_owner", "own_user", "owner"]
+__all__ = ["ANONYMOUS", "OWNER_ROLE", "gateway_itself", "is_own", "is_owner", "own_user", "owner"]
 
 ANONYMOUS = "anonymous"
 """Name of the user, and of the way to log in, of whoever comes without a name."""
@@ -28,6 +28,19 @@ def gateway_itself(name: str) -> Caller:
 def is_owner(caller: Caller) -> bool:
     """Whether a caller is an owner of this gateway, and not of another one that asks for it."""
     return OWNER_ROLE in caller.roles and not caller.gateway
+
+
+def is_own(made: Caller, caller: Caller) -> bool:
+    """
+    Whether a request is a caller's own: by the user's name, of anonymous callers by the session.
+
+    Args:
+        made: Who made the request.
+        caller: Who asks for it now.
+    """
+    if caller.method == ANONYMOUS and made.session != caller.session:
+        return False
+    return made.user == caller.user and made.gateway == caller.gateway
 
 
 def own_user() -> str:

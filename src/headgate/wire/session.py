@@ -111,6 +111,9 @@ after the deadline is not taken.
 FATE_SECONDS = 60.0
 """For how long the peer's word on a cancelled or overdue call is waited for."""
 
+STOPPED_BY_PEER = ("timeout", "cancelled")
+"""Codes of faults after which the peer tells what became of the handler."""
+
 REMEMBERED_ENDS = 4096
 """How many such calls are remembered at most."""
 
@@ -734,7 +737,7 @@ class Session:
             events.append((FateFrame(frame.id, Fate.FINISHED), outstanding, 0.0))
             events.append((overdue_fault(frame.id, started=True), outstanding, 0.0))
             return
-        if type(frame) is Fault and frame.code == "timeout" and frame.started is not False:
+        if type(frame) is Fault and frame.code in STOPPED_BY_PEER and frame.started is not False:
             # Its handler has begun, so there is a word to come on what became of it.
             self._remember(frame.id, outstanding, now)
         events.append((frame, outstanding, 0.0))
