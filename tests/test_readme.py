@@ -159,6 +159,9 @@ def test_handlers(tmp_path: Path) -> None:
         assert request("plant", "audit") == {"number": 1}
         assert request("plant", "label", named) == "label for lemonade"
         assert len(request("plant", "report")) == 24
+        with headgate.connect(gateway.url) as client:
+            stream = client.request("plant", "readings", {"count": 3}).stream()
+            assert [reading["number"] for reading in stream] == [0, 1, 2]
 
 
 def test_errors() -> None:
