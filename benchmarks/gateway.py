@@ -22,7 +22,6 @@ __all__ = [
     "ASYNC",
     "NESTED",
     "PROCESS",
-    "STREAM",
     "SYNC",
     "SYNC_AS_USER",
     "SYNC_AS_USER_TLS",
@@ -30,7 +29,6 @@ __all__ = [
     "raise_file_limit",
     "reported",
     "serve",
-    "streamed",
     "threaded",
 ]
 
@@ -129,32 +127,12 @@ SYNC_AS_USER_TLS = Candidate(
 ASYNC = Candidate(serve, partial(connect, handler="asynchronous"))
 NESTED = Candidate(serve, partial(connect, handler="nested"))
 PROCESS = Candidate(serve, partial(connect, project="WORK", handler="process"))
-STREAM = Candidate(serve, partial(connect, handler="stream"))
 
 
 async def reported(connect: Connect, load: Load) -> float:
     """Return requests a second that a handler has counted."""
     async with connect() as call:
         return float(await call({"seconds": load.seconds}))
-
-
-VALUES_A_SECOND = 250_000
-"""About what is asked for, so that a stream takes the seconds that it may."""
-
-
-async def streamed(connect: Connect, load: Load) -> float:
-    """Return the values a second of one stream of small values."""
-    values = int(VALUES_A_SECOND * load.seconds)
-    async with connect() as call:
-        start, read = time.perf_counter(), 0
-        request = call({"values": values})
-        assert isinstance(request, headgate.Request)
-        async for _ in request.stream():
-            read += 1
-        seconds = time.perf_counter() - start
-    if read != values:
-        raise RuntimeError(f"{read} values of {values} came")
-    return values / seconds
 
 
 def raise_file_limit() -> None:

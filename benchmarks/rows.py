@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import company, gateway, peers
+from benchmarks import company, gateway, peers, stream
 from benchmarks.bare import ECHO
 from benchmarks.broker import NATS
 from benchmarks.candidates import Candidate, loaded
@@ -143,14 +143,6 @@ CORE_ROWS = [
         loaded(PIPE, p50),
         "bare pipe",
     ),
-    Row(
-        "stream",
-        "stream of small values",
-        VALUES,
-        loaded(gateway.STREAM, gateway.streamed),
-        beside_name="",
-        bar=at_least(150_000, unit=VALUES),
-    ),
     beside_echo("large", "1 MB there and back, 4 in flight", PER_SECOND, large_payloads)(
         bar=at_least(0.6)
     ),
@@ -212,6 +204,23 @@ CORE_ROWS = [
         company.bytes_a_session,
         beside_name="",
         bar=at_most(20_000, unit=BYTES),
+        most_pairs=3,
+    ),
+    Row(
+        "stream",
+        "1,000,000 values of a generator on a thread",
+        VALUES,
+        stream.values_a_second,
+        beside_name="",
+        bar=at_least(150_000, unit=VALUES),
+    ),
+    Row(
+        "stream-memory",
+        "the gateway's growth while a reader takes a value a second",
+        BYTES,
+        stream.bytes_for_a_slow_reader,
+        beside_name="",
+        bar=at_most(5_000_000, unit=BYTES),
         most_pairs=3,
     ),
 ]

@@ -169,6 +169,9 @@ def test_handlers(tmp_path: Path) -> None:
             request("plant", "order", json.loads(wrong))
         assert str(caught.value) == told
         assert request("plant", "simulate", {"steps": 3})["process"] != os.getpid()
+        with headgate.connect(gateway.url) as client:
+            stream = client.request("plant", "readings", {"count": 3}).stream()
+            assert [reading["number"] for reading in stream] == [0, 1, 2]
 
 
 def test_errors() -> None:

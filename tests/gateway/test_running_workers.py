@@ -100,7 +100,7 @@ class TestTable:
         cancelled(client, first)
 
     def test_the_workers_of_a_project(self, rig: Rig) -> None:
-        """Idle ones and busy ones have a row each, with age and memory."""
+        """Idle ones and busy ones have a row each, with age and memory, for administrators."""
         hub = plant(rig, run=SLEEPS)
         client = rig.client(hub)
         client.request("ACME", "run", {})
@@ -115,6 +115,10 @@ class TestTable:
         found = rig.until(lambda: len(s := states()) == 2 and s)
         assert found.pop(pid) == "busy"
         assert list(found.values()) == ["idle"]
+        order = {"name": "ben", "password": "correct horse"}
+        client.request("@gateway", "user_add", order).get()
+        ben = rig.client(hub, username="ben", password="correct horse")
+        assert ben.request("@gateway", "ps").get()["workers"] == []
         cancelled(client, row(rig, hub))
 
     def test_one_that_waits_for_another(self, rig: Rig) -> None:

@@ -382,8 +382,9 @@ class WorkerRun(NamedTuple):
             if text and not more:
                 break
             text += more
+        # A signal ends some calls in C, and with them the run: if none came after it, it was this.
         head = self.worker.head
-        if head is None or head.invocation is not self.invocation:
+        if head is not None and head.invocation is not self.invocation:
             return []
         return stack_in_dump(text.decode("utf-8", "backslashreplace"))
 

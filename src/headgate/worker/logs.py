@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -47,6 +48,7 @@ class LinkLog(logging.Handler):
         self._tokens = float(BURST)
         self._since = monotonic()
         self._left_out = 0
+        self._who = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, or count it."""
@@ -55,11 +57,12 @@ class LinkLog(logging.Handler):
             if logging.lastResort is not None:
                 logging.lastResort.handle(record)
             return
+        running = current_invocation.get()
         if not self._take():
             self._left_out += 1
+            self._who = running.target if running is not None else "a thread beside its handlers"
             return
         try:
-            running = current_invocation.get()
             message, text = _text(record.getMessage()), self._traceback(record)
             self._link.send_within(
                 running,
@@ -74,8 +77,8 @@ class LinkLog(logging.Handler):
             count, self._left_out = self._left_out, 0
         if count:
             text = (
-                f"{count} more lines were logged, too fast to be kept: a worker process may log "
-                f"{BURST} at once, and {RATE:g} a second"
+                f"{count} lines of the worker process {os.getpid()} were left out, the last one of "
+                f"{self._who}: it may log {BURST} at once, and {RATE:g} a second"
             )
             self._link.send(Logged("headgate.worker", logging.WARNING, text))
 

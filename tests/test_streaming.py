@@ -18,6 +18,7 @@ import pytest
 
 import headgate
 from headgate.invocation import FIRST_GRANT, Fate
+from headgate.runtimes import emitter
 from headgate.runtimes.gate import MOST_ABANDONED
 
 if TYPE_CHECKING:
@@ -395,6 +396,33 @@ def test_closed_streams_do_not_count_as_hung(
         stream.close()
     assert client.request("ACME", "echo", {"a": 1}).get() == {"a": 1}
     assert [told(gateway) for _ in streams] == ["closed"] * count
+
+
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_a_closed_generator_that_does_not_end_hangs_after_a_while(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """For a second its thread is expected to end; then the project has lost it."""
+    monkeypatch.setattr(emitter, "ENDING_SECONDS", seconds)
+    script = """
+        def handleMessage(payload):
+            try:
+                yield from range(100)
+                yield bytes(1_000_000)
+                yield 0
+            finally:
+                system.util.globals["running"].put("closed")
+                system.util.globals["go"].wait(20)
+        """
+    gateway = rig.gateway({"ACME/stays": script, "ACME/echo": SCRIPTS["ACME/echo"]})
+    client = rig.client(gateway)
+    streams = [client.request("ACME", "stays").stream() for _ in range(MOST_ABANDONED)]
+    for stream in streams:
+        next(stream)
+        stream.close()
+    assert [told(gateway) for _ in streams] == ["closed"] * MOST_ABANDONED
+    request = client.request("ACME", "echo", {"a": 1})
+    assert (request.getError() is None) is (seconds > 0)
 
 
 def test_reading_on_an_event_loop_is_refused(client: headgate.Client) -> None:

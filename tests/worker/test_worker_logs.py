@@ -65,6 +65,7 @@ def test_a_flood_is_cut_and_counted(nursery: Nursery) -> None:
     left_out = 0
     while (kept := flood_lines(worker)) and kept + left_out < count:
         told = worker.take(Logged, lambda frame: frame.logger == "headgate.worker")
+        assert "ACME/flood" in told.message
         left_out += int(told.message.split()[0])
     assert kept + left_out == count
     assert kept < count / 10

@@ -1,2 +1,0 @@
-def handleMessage(payload):
-    yield from range(payload["values"])
