@@ -14,8 +14,10 @@ import headgate
 
 PACKAGE = Path(headgate.__file__).parent
 
-PURE = {"dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"}
-PURE |= {"stream"}
+PURE = {
+    *("dataset", "deadlines", "errors", "handler", "invocation", "outcome", "request", "scalars"),
+    "stream",
+}
 BELOW_GATEWAY = {"security", "store", "network", "projects", "runtimes"}
 ROOT = ""
 

@@ -180,6 +180,30 @@ class TestDeaths:
         assert (error.started, "memory=200 MiB" in str(error)) == (True, True)
         assert acme.call("pid")
 
+    def test_what_it_had_said_before_counts(self, plant: Any) -> None:
+        """A result that nobody has read when its worker dies is the result."""
+        body = (
+            "import threading\n"
+            "context.progress(os.getpid())\n"
+            "while not os.path.exists(payload): time.sleep(0.005)\n"
+            "threading.Timer(0.5, os._exit, [1]).start()\n"
+            "return 7"
+        )
+        acme = plant({"last": script(body)})
+        go, blocks, free = acme.rig.folder / "go", threading.Event(), threading.Event()
+        handle, worker = acme.begun("last", str(go))
+
+        def block() -> None:
+            blocks.set()
+            free.wait(20)
+
+        acme.hub.call(block)
+        assert blocks.wait(20)
+        go.touch()
+        acme.rig.until(lambda: is_gone(worker))
+        free.set()
+        assert handle.get() == 7
+
     def test_the_fork_server_dies(self, plant: Any) -> None:
         """What ran ends as killed, and what comes after that is served."""
         acme = plant({"hold": HOLD, "pid": PID})

@@ -164,6 +164,7 @@ class Gateway:
         self._hosting: Hosting | None = None
         self._forking = threading.Lock()
         self._forks: ForkServer | None = None
+        self._forks_over = False
         self._running = Running(name, dict)
         self.draining = Draining(name, self._running, self._recorder)
         """Whether it takes anything new; for its own event loop."""
@@ -298,7 +299,7 @@ class Gateway:
 
     async def _start(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        self._stopping = False
+        self._stopping = self._forks_over = False
         self._thread_id = threading.get_ident()
         self._reception.prepare(loop.call_later)
         running = self._running = Running(self.name, self._hosted, self._open_requests)
@@ -426,7 +427,7 @@ class Gateway:
         for end in ends:
             end()
         with self._forking:
-            forks, self._forks = self._forks, None
+            forks, self._forks, self._forks_over = self._forks, None, True
         if forks is not None:
             forks.close()
         self._reception.identities.close()
@@ -439,11 +440,11 @@ class Gateway:
         Return what makes worker processes, on any thread; another one if it has died.
 
         Raises:
-            ConfigurationError: The gateway stops.
+            ConfigurationError: The gateway has stopped.
         """
         with self._forking:
-            if self._stopping:
-                raise ConfigurationError("The gateway stops: it makes no worker processes")
+            if self._forks_over:
+                raise ConfigurationError("The gateway has stopped: it makes no worker processes")
             if self._forks is None or self._forks.is_dead:
                 self._forks = ForkServer(self.name, origins=self._reception.next_session)
             return self._forks

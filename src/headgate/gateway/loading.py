@@ -439,14 +439,14 @@ class _Loading:
             if each.name in crew.signatures:
                 self._add(each, in_worker, crew.signatures[each.name])
 
-    def _code(self, found: Iterable[HandlerSource]) -> WorkerCode:
+    def _code(self, found: Sequence[HandlerSource]) -> WorkerCode:
         return WorkerCode(
             gateway="",
             project=self._source.name,
             library=[str(folder) for folder in self._lineage.libraries],
             scripts={each.name: str(each.file) for each in found},
             log_level=lowest_log_level(),
-            files=self._lineage.texts(),
+            files=self._lineage.texts(each.file for each in found),
             environment=self._pools.worker_environment,
         )
 

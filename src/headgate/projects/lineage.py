@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from headgate.errors import ConfigurationError
 from headgate.handler import HandlerSettings, PoolSettings, known_names
 from headgate.projects.script import Script, read_script
-from headgate.projects.source import ProjectSource, source_texts
+from headgate.projects.source import ProjectSource, module_texts
 
 __all__ = ["HandlerSource", "Lineage"]
 
@@ -102,16 +102,16 @@ class Lineage:
         except ConfigurationError as error:
             raise self.members[0].error(error.problem, "pool", cure=error.cure) from None
 
-    def texts(self) -> dict[str, bytes]:
+    def texts(self, scripts: Iterable[Path]) -> dict[str, bytes]:
         """
-        Return all scripts and library modules by their paths, as they are at this moment.
+        Return some scripts, and all modules of the libraries, as they are at this moment.
 
         Raises:
             OSError: One of them cannot be read.
         """
-        texts: dict[str, bytes] = {}
-        for member in self.members:
-            texts |= source_texts(member.path)
+        texts = {str(script): script.read_bytes() for script in scripts}
+        for library in self.libraries:
+            texts |= module_texts(library)
         return texts
 
 

@@ -22,8 +22,8 @@ __all__ = [
     "ProjectSource",
     "digest",
     "find_projects",
+    "module_texts",
     "read_plain_project",
-    "source_texts",
 ]
 
 
@@ -264,24 +264,27 @@ def digest(folder: Path) -> bytes:
     return total.digest()
 
 
-def source_texts(folder: Path) -> dict[str, bytes]:
+def module_texts(folder: Path) -> dict[str, bytes]:
     """
-    Return the scripts and library modules of a project by their paths, as they are at this moment.
+    Return the modules below a folder by their paths, as they are at this moment.
 
     Raises:
         OSError: One of them cannot be read.
     """
-    files = (file for file in _source_files(folder) if file.suffix == ".py")
-    return {str(file): file.read_bytes() for file in files}
+    return {str(file): file.read_bytes() for file in _modules(folder)}
 
 
 def _source_files(folder: Path) -> Iterator[Path]:
     yield folder / "project.toml"
+    yield from _modules(folder / "messages")
+    yield from _modules(folder / "library")
+
+
+def _modules(folder: Path) -> Iterator[Path]:
     seen = set()
-    for part in ("messages", "library"):
-        for place, folders, files in os.walk(folder / part, followlinks=True):
-            real = os.path.realpath(place)
-            # Links may lead round in a circle.
-            folders[:] = [] if real in seen else sorted(f for f in folders if f != "__pycache__")
-            seen.add(real)
-            yield from (Path(place, name) for name in sorted(files) if name.endswith(".py"))
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # Links may lead round in a circle.
+        folders[:] = [] if real in seen else sorted(f for f in folders if f != "__pycache__")
+        seen.add(real)
+        yield from (Path(place, name) for name in sorted(files) if name.endswith(".py"))
