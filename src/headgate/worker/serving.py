@@ -197,6 +197,7 @@ class Worker:
             slot=self,
             home=self._home,
             streams=run.streams,
+            priority=run.priority,
         )
         self._signalled = False
         # Before the looks: what comes after them finds it here.
