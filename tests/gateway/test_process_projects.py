@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import headgate
+from headgate.cli.demo import example_projects
 from headgate.gateway import plan
 from headgate.gateway.loading import load_projects
 from headgate.projects.source import find_projects
@@ -44,7 +46,8 @@ class Marks:
 
     def text(self, name: str) -> str:
         """Statements that note who runs them."""
-        return f"import os\nopen({str(self._folder / name)!r}, 'a').write(f'{{os.getpid()}} ')\n"
+        file = str(self._folder / name)
+        return f"import os\nwith open({file!r}, 'a') as f: f.write(f'{{os.getpid()}} ')\n"
 
     def of(self, name: str) -> set[int]:
         """The processes that have run the statements of this name."""
@@ -182,7 +185,7 @@ def handleMessage(payload):
                 "common/library/lib.py": marks.text("library") + "VALUE = 5\n",
                 "common/project.toml": "[defaults]\nruntime = 'process'",
                 "ACME/test": "def handleMessage(payload): return lib.VALUE",
-                "ACME/project.toml": "parent = 'common'",
+                "ACME/project.toml": "parent = 'common'\n[defaults]\nruntime = 'process'",
             }
         )
         assert acme.call() == 5
@@ -205,7 +208,7 @@ class TestCheck:
         loaded = check(
             {
                 "ACME/syntax": PROCESS + "def handleMessage(payload)\n",
-                "ACME/missing": marks.text("missing") + PROCESS + "import nothing_of_that_name\n",
+                "ACME/missing": marks.text("missing") + "import nothing_of_that_name\n" + answer(1),
                 "ACME/empty": PROCESS.replace("@headgate", "x = 1 #") + "",
                 "ACME/fine": marks.text("fine") + answer(1),
                 "ACME/project.toml": "[handlers.empty]\nruntime = 'process'",
@@ -213,7 +216,7 @@ class TestCheck:
         )
         found = {p.handler: p for p in loaded.problems}
         assert found.keys() == {"syntax", "missing", "empty"}
-        assert (found["syntax"].line, found["missing"].line) == (3, 5)
+        assert (found["syntax"].line, found["missing"].line) == (3, 3)
         assert "Install 'nothing_of_that_name'" in found["missing"].cure
         assert "does not define handleMessage" in found["empty"].what
         assert all(Path(p.file).name == f"{name}.py" for name, p in found.items())
@@ -291,21 +294,26 @@ class TestScriptsThatDoNotComeToTheirEnd:
 
     def test_those_that_go_on_for_ever(self, plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """They are killed when time is up, and the problem names file and line."""
-        monkeypatch.setattr(plan, "LOAD_SECONDS", 3.0)
+        monkeypatch.setattr(plan, "LOAD_SECONDS", 2.5)
         acme = plant(
             {
                 "spin/test": f"while True:\n    pass\n{answer(1)}",
                 "wait/test": f"import time\ntime.sleep(1e9)\n{answer(1)}",
                 "wait/here": here(2),
+                "logs/test": f"while True:\n    system.util.getLogger('x').debug('')\n{answer(1)}",
                 "B/test": answer(3),
             }
         )
         problems = {problem.project: problem for problem in acme.hub.problems}
-        assert problems.keys() == {"spin", "wait"}
+        assert problems.keys() == {"spin", "wait", "logs"}
         assert all(Path(problem.file).name == "test.py" for problem in problems.values())
         assert problems["spin"].line in (1, 2)
         assert problems["wait"].line == 2
-        assert "top level" in problems["wait"].cure
+        assert "let a handler do it" in problems["wait"].cure
+        assert "in time" in problems["wait"].what
+        error = str(acme.ask("test", project="wait").getError())
+        assert "could not be loaded" in error
+        assert "test.py:2" in error
         assert (acme.call("here", project="wait"), acme.call(project="B")) == (2, 3)
 
 
@@ -329,7 +337,14 @@ class TestReload:
     @pytest.mark.parametrize("mistake", ["def", "import os; os._exit(3)", "1 / 0"])
     def test_a_mistake_takes_nothing_away(self, plant: Any, mistake: str) -> None:
         """Not even from workers that begin after it was saved."""
-        acme = plant({"ACME/test": answer(1), "ACME/dies": DIES, "ACME/library/lib.py": "X = 1"})
+        acme = plant(
+            {
+                "ACME/test": answer(1),
+                "ACME/dies": DIES,
+                "ACME/library/lib.py": "X = 1",
+                "ACME/project.toml": "[defaults]\nruntime = 'process'",
+            }
+        )
         reloaded = acme.reload({"ACME/test": mistake, "ACME/library/lib.py": "X ="})
         assert reloaded.kept == ("ACME",)
         for _ in range(3):
@@ -337,6 +352,22 @@ class TestReload:
             assert acme.call() == 1
         assert acme.reload({"ACME/test": answer(2), "ACME/library/lib.py": "X = 2"}).changed
         assert acme.call() == 2
+
+    def test_what_is_imported_late_is_of_the_same_moment(self, plant: Any) -> None:
+        """A module of an underscore, in a package, imported by a handler after it was edited."""
+        acme = plant(
+            {
+                "ACME/test": f"{PROCESS}def handleMessage(payload):\n"
+                "    from lines import _late\n    return [_late.X, lines.sub.deep.Y]",
+                "ACME/library/lines/_late.py": "X = 1",
+                "ACME/library/lines/sub/deep.py": "Y = 1",
+            }
+        )
+        edited = {"ACME/library/lines/_late.py": "X = 2", "ACME/library/lines/sub/deep.py": "Y = 2"}
+        acme.rig.projects(edited)
+        assert acme.call() == [1, 1]
+        acme.reload({})
+        assert acme.call() == [2, 2]
 
     def test_what_runs_ends_on_its_worker(self, plant: Any, tmp_path: Path) -> None:
         """And the new code does not wait for it."""
@@ -351,7 +382,7 @@ class TestReload:
         with open(gate, "w"):
             acme.reload({"ACME/hold": answer(2), "ACME/test": answer(2)})
             assert acme.call() == 2
-            assert not held.done()
+            assert not held.done
         assert held.get() == 1
         assert acme.call("hold") == 2
 
@@ -380,6 +411,34 @@ class TestReload:
             edit(n)
         acme.reload({"ACME/here": here(11)})
         acme.rig.until(lambda: sizes() == before)
+
+    def test_a_gateway_that_stops_meanwhile(self, plant: Any) -> None:
+        """What loads is killed, and no process stays."""
+        before = descendants()
+        acme = plant({"ACME/test": answer(1), "ACME/zzz": answer(1)})
+        serving = descendants()
+        acme.rig.projects({"ACME/test": f"while True: pass\n{answer(2)}"})
+        reloading = threading.Thread(target=_reload, args=[acme.hub])
+        reloading.start()
+        acme.rig.until(lambda: descendants() > serving)
+        acme.hub.stop(0.1)
+        reloading.join(20)
+        acme.rig.until(lambda: descendants() == before)
+        assert not reloading.is_alive()
+
+
+def _reload(gateway: headgate.Gateway) -> None:
+    with contextlib.suppress(Exception):
+        gateway.reload()
+
+
+def test_the_example_forecasts() -> None:
+    """The example plant has a handler in a process."""
+    with headgate.Gateway(projects=example_projects(), port=0) as hub:
+        assert hub.problems == []
+        told = hub.system.util.sendRequest("ACME", "forecast", {"runs": 200, "seed": 7})
+        assert told["low"] <= told["middle"] <= told["high"]
+        assert hub.projects["ACME"].handlers["forecast"].settings.runtime == "process"
 
 
 class TestSettings:

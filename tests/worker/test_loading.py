@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from conftest import Nursery
+    from worker_ends import Nursery
 
 ECHO = "def handleMessage(payload):\n    return payload\n"
 

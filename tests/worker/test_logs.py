@@ -8,7 +8,7 @@ from headgate.runtimes.link import Logged, Returned
 from headgate.wire.codec import decode
 
 if TYPE_CHECKING:
-    from conftest import Nursery, WorkerEnd
+    from worker_ends import Nursery, WorkerEnd
 
 SCRIPTS = {
     "log": """
@@ -30,6 +30,11 @@ SCRIPTS = {
             for n in range(payload):
                 log.warning("line %d", n)
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        """,
+    "endless": """
+        def handleMessage(payload):
+            for n in range(payload):
+                print("x" * 100, end="")
         """,
     "strange": """
         import logging
@@ -77,3 +82,12 @@ def test_a_record_is_cut_and_made_sendable(nursery: Nursery) -> None:
     logged = worker.take(Logged)
     assert logged.message.startswith("half \\ud800 and long x")
     assert len(logged.message) < 20_000
+
+
+def test_a_line_without_an_end_is_cut(nursery: Nursery) -> None:
+    """It is printed in pieces, and neither kept nor copied for ever."""
+    worker = nursery.loaded(SCRIPTS)
+    worker.call("endless", 1_000)
+    pieces = [frame.message for frame in worker.heard if isinstance(frame, Logged)]
+    assert {len(piece) < 20_000 for piece in pieces} == {True}
+    assert 90_000 < len("".join(pieces)) <= 100_000

@@ -20,7 +20,7 @@ from headgate.runtimes.link import (
 from headgate.wire.codec import decode, encode
 
 if TYPE_CHECKING:
-    from conftest import Nursery, WorkerEnd
+    from worker_ends import Nursery, WorkerEnd
 
 REQUEST_ID = f"{7:020x}{9:012x}"
 

@@ -20,7 +20,7 @@ from headgate.runtimes.link import (
 from headgate.wire.codec import decode, encode
 
 if TYPE_CHECKING:
-    from conftest import Nursery, WorkerEnd
+    from worker_ends import Nursery, WorkerEnd
 
 SCRIPTS = {
     "echo": "def handleMessage(payload):\n    return payload\n",
@@ -179,12 +179,13 @@ def test_nothing_begins_without_a_permit(worker: WorkerEnd) -> None:
     worker.send(*runs)
     worker.permit(2)
     assert [decode(worker.take(Returned).payload) for _ in range(2)] == [0, 1]
-    # The worker says this after all that it might have said of the others.
     worker.send(Void([runs[3].number]))
     worker.take(Voided)
-    assert worker.heard == []
     worker.permit()
     assert decode(worker.take(Returned).payload) == 2
+    # What had run without a permit would have said so before this.
+    assert worker.call("echo", 4) == 4
+    assert worker.heard == []
 
 
 def test_what_is_taken_back_never_begins(worker: WorkerEnd) -> None:
@@ -272,6 +273,27 @@ def test_an_interrupt_that_comes_late_hits_nobody(worker: WorkerEnd) -> None:
     worker.send(Stop(run.number), Stop(following.number))
     end = worker.take(Returned)
     assert (end.number, end.code) == (following.number, "")
+
+
+def test_an_interrupt_never_cuts_a_frame(nursery: Nursery) -> None:
+    """It waits until what is being sent is sent: here as nobody reads yet."""
+    worker = nursery.loaded(
+        {
+            "talk": """
+                def handleMessage(payload, context):
+                    while True:
+                        context.progress(b"x" * 3_000_000)
+                """,
+            "echo": SCRIPTS["echo"],
+        }
+    )
+    for _ in range(5):
+        run = worker.begin("talk")
+        assert len(decode(worker.take(Reported).payload)) == 3_000_000
+        worker.send(Stop(run.number))
+        worker.signal(signal.SIGINT)
+        assert worker.take(Returned).code == "cancelled"
+    assert worker.call("echo", 1) == 1
 
 
 def test_a_worker_ends_when_its_link_is_closed(nursery: Nursery, worker: WorkerEnd) -> None:

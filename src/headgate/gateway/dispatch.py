@@ -589,7 +589,9 @@ def _not_loaded(hosted: Hosted, name: str, *, in_full: bool) -> HandlerNotFound 
         return problem if in_full else problem.without_folders()
 
     problems = [p for p in hosted.problems if p.handler in (name, "")]
-    broken = next((p for p in problems if p.handler or not project.handlers), None)
+    # It may be that of its workers, while the handlers in threads serve.
+    whole = not project.handlers or name in project.scripts
+    broken = next((p for p in problems if p.handler or whole), None)
     if broken is not None:
         return HandlerNotFound(f"{subject} could not be loaded: {told(broken)}")
     script = os.path.join(project.path, "messages", f"{name}.py")

@@ -86,8 +86,8 @@ class Lineage:
         return HandlerSource(name=handler, file=script.file, script=script, settings=settings)
 
     def default_runtime(self) -> str:
-        """Where handlers run that say nothing else."""
-        runtime: str = _merged(self.members, "defaults").get("runtime", "thread")
+        """Where the project's own handlers run that say nothing else."""
+        runtime: str = self.members[0].defaults.get("runtime", "thread")
         return runtime
 
     def pools(self) -> PoolSettings:

@@ -141,13 +141,12 @@ class WorkerProcess:
                 self._take_early(frame)
         except TimeoutError:
             raise ConfigurationError(
-                f"The scripts of {code.project!r} could not be loaded: the worker process "
-                f"{self.pid} did not come to an end with that in time",
-                cure="What a script does at its top level must not wait",
+                "Its worker process did not come to an end with loading it in time",
+                cure="Scripts must not wait or compute when they are loaded: let a handler do it",
             ) from None
         except (OSError, msgspec.DecodeError) as error:
-            raise self._died_loading(code, str(error)) from None
-        raise self._died_loading(code, "")
+            raise self._died_loading(str(error)) from None
+        raise self._died_loading("")
 
     def _frames(self, deadline: float) -> Iterator[FromWorker]:
         while data := self.sock.recv(PIECE):
@@ -156,6 +155,9 @@ class WorkerProcess:
                 if isinstance(frame, Loaded):
                     self.early = frames[number + 1 :]
                 yield frame
+            if monotonic() >= deadline:
+                # One that never stops to log is never late with the next piece.
+                raise TimeoutError
             self.sock.settimeout(max(0.001, deadline - monotonic()))
 
     def _take_early(self, frame: FromWorker) -> None:
@@ -172,15 +174,14 @@ class WorkerProcess:
     def _send(self, frame: ToWorker) -> None:
         self.sock.sendall(framed(frame))
 
-    def _died_loading(self, code: WorkerCode, why: str) -> ConfigurationError:
+    def _died_loading(self, why: str) -> ConfigurationError:
         end = monotonic() + 1.0
         while self.status is None and monotonic() < end:
             threading.Event().wait(0.005)
         how = ended_by(self.status) if self.status is not None else why or "it closed its socket"
         return ConfigurationError(
-            f"The scripts of {code.project!r} could not be loaded: the worker process {self.pid} "
-            f"died of that ({how})",
-            cure="Look at what its scripts do at their top level",
+            f"Its worker process died of loading it ({how})",
+            cure="Look at what it does at its top level, and at what it imports",
         )
 
     def when_dead(self, tell: Callable[[int], None]) -> None:

@@ -18,6 +18,7 @@ gateway's end of CONTROL closes, everything is killed and the program ends.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import select
@@ -25,6 +26,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -41,9 +43,8 @@ NICENESS = 5
 """
 How far workers stand back where the processors are busy.
 
-Handlers that compute may take all of them, and the gateway must still answer everybody else: by
-the scheduler's weights, one that spins at this niceness leaves the gateway three quarters of a
-processor that both want.
+Handlers that compute may take all of them, and the gateway must still answer everybody else: of a
+processor that both want, a gateway keeps three quarters beside one worker of this niceness.
 """
 
 PR_SET_PDEATHSIG = 1
@@ -129,24 +130,44 @@ class Nursery:
         parent = os.getpid()
         try:
             pid = os.fork()
-        except OSError as error:
-            self._control.send(PID.pack(-(error.errno or 1)))
-        else:
             if pid == 0:
-                self._become_worker(birth, parent)
-                return birth
+                return self._become_worker(birth, parent)
             self._workers.add(pid)
-            with suppress(OSError):  # it has done so itself, or is dead
-                os.setpgid(pid, pid)
-            # Nobody else gets this number before the worker is reaped, which is done here.
-            pidfd = os.pidfd_open(pid)
-            socket.send_fds(self._control, [PID.pack(pid)], [pidfd])
-            os.close(pidfd)
+            self._introduce(pid)
+        except OSError as error:
+            self._answer(-(error.errno or errno.EIO), [])
         for fd in (birth.sock, birth.permits, birth.dump):
             os.close(fd)
         return None
 
-    def _become_worker(self, birth: Birth, parent: int) -> None:
+    def _introduce(self, pid: int) -> None:
+        """Tell the gateway of a worker; kill it if that cannot be done."""
+        with suppress(OSError):  # it has done so itself, or is dead
+            os.setpgid(pid, pid)
+        try:
+            # Nobody else gets this number before the worker is reaped, which is done here.
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            _kill_group(pid)
+            raise
+        self._answer(pid, [pidfd])
+        os.close(pidfd)
+
+    def _answer(self, number: int, fds: list[int]) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the gateway is gone
+            socket.send_fds(self._control, [PID.pack(number)], fds)
+
+    def _become_worker(self, birth: Birth, parent: int) -> Birth:
+        """Leave all behind that is the fork server's."""
+        try:
+            self._leave(birth, parent)
+        except BaseException:
+            # A worker that is none must not go on as a second fork server.
+            traceback.print_exc()
+            os._exit(1)
+        return birth
+
+    def _leave(self, birth: Birth, parent: int) -> None:
         os.setpgid(0, 0)
         _set(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -193,8 +214,7 @@ def main() -> NoReturn:
     if not sys.flags.safe_path:
         # The working folder: the gateway's own path is in PYTHONPATH.
         del sys.path[0]
-    with suppress(ImportError):
-        import uvloop  # noqa: F401  (what is imported here, no worker has to import)
+    _stand_back()
     # Orphans of workers come to this process, because who else there is may not reap them.
     _set(PR_SET_CHILD_SUBREAPER, 1)
     # What was made so far is shared with all workers, and no collection of theirs touches it.
@@ -206,14 +226,28 @@ def main() -> NoReturn:
     serve(socket.socket(fileno=birth.sock), birth.permits, birth.dump)
 
 
+def _stand_back() -> None:
+    """
+    Let this session stand back as its workers do, if it is one of its own.
+
+    Where the kernel shares processors between sessions, the niceness of a process counts only
+    beside others of its session, and the gateway is in another one.
+    """
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError), open("/proc/self/autogroup", "w") as group:
+            group.write(str(NICENESS))
+
+
 def _set(option: int, value: Any) -> None:
     if _prctl is not None:
         _prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 
 
 def _kill_group(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+    # By itself, too: a handler may have taken its worker into another group.
+    for kill in (os.killpg, os.kill):
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

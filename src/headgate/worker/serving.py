@@ -47,7 +47,6 @@ from headgate.runtimes.link import (
     Waits,
     decode_to_worker,
 )
-from headgate.threads import new_event_loop
 from headgate.worker.loading import load
 from headgate.worker.logs import log_to
 from headgate.worker.scope import NOBODY, Home
@@ -207,7 +206,10 @@ class Worker:
             invocation.cancelled = True
         if number in self._grants:
             invocation.grant(self._grants.pop(number))
-        outcome = self._outcome(invocation)
+        try:
+            outcome = self._outcome(invocation)
+        except KeyboardInterrupt:
+            outcome = interrupted()
         if self._link.is_dead:
             # A child that the handler has made came back from it.
             os._exit(0)
@@ -228,13 +230,11 @@ class Worker:
             return late
         if handler.signature.is_async:
             return self._run_task(invocation, handler)
-        try:
-            return execute(invocation, handler, self._reports)
-        except KeyboardInterrupt:
-            return interrupted()
+        return execute(invocation, handler, self._reports)
 
     def _run_task(self, invocation: Invocation, handler: Handler) -> Outcome:
-        loop = self._loop = self._loop or new_event_loop()
+        # asyncio's own: it is begun and left for each run, which takes uvloop three times as long.
+        loop = self._loop = self._loop or asyncio.new_event_loop()
         invocation.awaits = self._awaits
         task = loop.create_task(execute_async(invocation, handler, self._reports))
         self._task = task
@@ -288,8 +288,8 @@ class Worker:
         if self._link.put_off(frame):
             return
         if task is None or self._loop is None:
-            # Nothing but the handler, and what it calls, is ever interrupted.
-            if _is_within(frame, execute.__code__):
+            # Nothing but the run is ever interrupted; before it has begun it sees the word itself.
+            if _is_within(frame, Worker._outcome.__code__):
                 raise KeyboardInterrupt
         elif self._blocking is not task:
             self._cancelled = task
