@@ -16,7 +16,6 @@ import msgspec
 
 from headgate.errors import (
     CancellationException,
-    ConfigurationError,
     HandlerError,
     HandlerKilled,
     RequestError,
@@ -42,15 +41,13 @@ from headgate.runtimes.link import (
     decode_from_worker,
 )
 from headgate.runtimes.running import HandlerThread, Run, WorkerRow, cpu_seconds_of, memory_of
+from headgate.runtimes.supply import Supply
 from headgate.runtimes.workers import LEAST_PIECE, MOST_PIECE, Given, Worker, WorkerRun
 from headgate.threads import Mailbox
 
 __all__ = ["Host", "ProcessLane", "WorkerCode", "WorkerProcess"]
 
 logger = logging.getLogger("headgate.runtimes")
-
-LOAD_SECONDS = 30.0
-"""Seconds in which a worker has to load the project's scripts."""
 
 MOST_WAITING = 4
 """Workers there are at most, with those that wait, for each that `PoolSettings` names."""
@@ -83,12 +80,6 @@ LOOK_SECONDS = 0.1
 
 SPARE_SECONDS = 5.0
 """Seconds for which workers are kept that stood in for those that waited."""
-
-FIRST_RETRY, LAST_RETRY = 0.1, 30.0
-"""Seconds after the first worker that could not be loaded, and after the last ones."""
-
-MOST_FAILURES = 3
-"""Workers in a row that could not be loaded, from which on nothing waits for the next one."""
 
 LOGGED = 16
 """Log records in one piece that a worker sent, from which on it says too much."""
@@ -211,9 +202,10 @@ class ProcessLane:
         self._ends = ends
         self._loop = loop
         self._on_wait = on_wait
-        self._forkserver = forkserver
         self._host = host
-        self._code: WorkerCode | None = None
+        self._supply = Supply(
+            project, loop=loop, forkserver=forkserver, take=self._join, after=self._supplied
+        )
         self._pools = PoolSettings()
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []
@@ -222,10 +214,6 @@ class ProcessLane:
         self._spread: dict[Gate, int] = {}
         self._pace: dict[str, float] = {}
         self._lent = 0
-        self._starting = 0
-        self._failures = 0
-        self._why = ""
-        self._retrying = False
         self._serving = False
         self._patrolling = False
         self._looking = False
@@ -371,8 +359,8 @@ class ProcessLane:
             pools: How many there are, and for how long. Default: as it was.
         """
         self._pools = pools or self._pools
-        if code != self._code or first is not None:
-            self._code, self._failures = code, 0
+        if code != self._supply.code or first is not None:
+            self._supply.exchange(code)
             for worker in list(self._workers):
                 self._retire(worker)
         if first is not None and code is not None:
@@ -404,16 +392,14 @@ class ProcessLane:
 
     def _close(self) -> None:
         self._closed = True
-        self._lines.clear()
+        self._supply.close()
         if self._ageing is not None:
             self._ageing.cancel()
         for worker in (*self._workers, *self._leaving):
+            self._revoke(worker)
             worker.kill()
-            back = self._revoke(worker)
             for given in worker.given.values():
-                if given.invocation not in back:
-                    outcome = worker.killed or _stopped(given.invocation)
-                    self._end(worker, given, outcome)
+                self._end(worker, given, worker.killed or _stopped(given.invocation))
             worker.given.clear()
             worker.close()
         self._workers, self._leaving = [], []
@@ -430,82 +416,38 @@ class ProcessLane:
         return self._lent + sum(worker.waits for worker in self._workers)
 
     def _refill(self) -> None:
-        """Make as many workers as are missing."""
-        code = self._code
-        if code is None or self._closed or self._retrying:
-            return
+        """Have as many workers made as are missing."""
         wanted = self._pools.workers
         if any(self._may_spread(gate) for gate in self._lines):
             wanted = min(self._most, wanted + self._standing)
         wanted += any(worker.worn for worker in self._workers)
-        for _ in range(wanted - len(self._workers) - self._starting):
-            self._starting += 1
-            name = f"headgate-{self._project}-spawn"
-            threading.Thread(target=self._make, args=(code,), name=name, daemon=True).start()
+        self._supply.order(wanted - len(self._workers) - self._supply.making)
 
-    def _make(self, code: WorkerCode) -> None:
-        """Make a worker and let it load; on a thread."""
-        process, problem = None, None
-        try:
-            process = self._forkserver().spawn(code.environment)
-            loaded = process.load(code, monotonic() + LOAD_SECONDS)
-            if loaded.problems and not loaded.handlers:
-                problem = ConfigurationError(str(loaded.problems[0].get("problem", "")))
-        except ConfigurationError as error:
-            problem = error
-        except Exception as error:
-            logger.exception("A worker of %s could not be made", self._project)
-            problem = ConfigurationError(f"{type(error).__name__}: {error}")
-        if problem is not None and process is not None:
-            process.close()
-            process = None
-        try:
-            self._loop.call_soon_threadsafe(self._made, process, code, problem)
-        except RuntimeError:
-            if process is not None:
-                process.close()
-
-    def _made(
-        self, process: WorkerProcess | None, code: WorkerCode, problem: ConfigurationError | None
-    ) -> None:
-        self._starting -= 1
-        if process is not None and (self._closed or code is not self._code):
-            process.close()
-        elif process is not None:
-            self._add(process, code)
-            self._trim(worn=True)
-            self._watch_age()
-        elif problem is not None and code is self._code and not self._closed:
-            self._failed(str(problem))
+    def _supplied(self) -> None:
+        """Go on after a worker was made, or could not be made."""
+        if self._closed:
+            return
+        self._give_up()
         self._refill()
         self._serve_soon()
 
-    def _failed(self, why: str) -> None:
-        """Wait for longer and longer before another worker is made."""
-        self._failures += 1
-        self._why = why
-        delay = min(LAST_RETRY, FIRST_RETRY * 2 ** (self._failures - 1))
-        logger.error("project %r: a worker is missing for %.1f s: %s", self._project, delay, why)
-        if not self._retrying:
-            self._retrying = True
-            self._loop.call_later(delay, self._retry)
-        self._give_up()
-
-    def _retry(self) -> None:
-        self._retrying = False
-        self._refill()
-
     def _give_up(self) -> None:
         """End what waits if there is nobody to run it, and nobody likely to come."""
-        if self._workers or self._failures < MOST_FAILURES:
+        if self._workers or not self._supply.fails:
             return
         for line in self._lines.values():
             while line:
                 invocation, gate = line.pop()
-                text = f"{invocation.target} has no worker process to run in: {self._why}"
+                text = f"{invocation.target} has no worker process to run in: {self._supply.why}"
                 self._ends.put((invocation, gate, Failure(HandlerKilled(text, started=False))))
         self._lines.clear()
         self._ends.wake()
+
+    def _join(self, process: WorkerProcess, code: WorkerCode) -> None:
+        """Let a new worker take the place that it was made for."""
+        self._add(process, code)
+        self._trim(worn=True)
+        self._watch_age()
 
     def _add(self, process: WorkerProcess, code: WorkerCode) -> None:
         worker = Worker(process, code, loop=self._loop, listener=self)
@@ -583,8 +525,8 @@ class ProcessLane:
             logger.warning(
                 "project %r: the worker %d has died: %s", self._project, worker.process.pid, how
             )
-            if not worker.useful and not ran and self._code is worker.code:
-                self._failed(f"The worker process {worker.process.pid} died at once ({how})")
+            if not worker.useful and not ran and self._supply.code is worker.code:
+                self._supply.fail(f"The worker process {worker.process.pid} died at once ({how})")
         self._ends.drain()
         self._refill()
         self._serve_soon()
@@ -863,7 +805,7 @@ class ProcessLane:
         for gate in returned:
             self._learn_pace(gate, seconds)
         worker.since, worker.waits, worker.useful = now, False, True
-        self._failures = 0
+        self._supply.prove()
         self._wear(worker)
         head = worker.head
         if head is not None:
