@@ -19,10 +19,10 @@ import socket
 import struct
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping
 from queue import SimpleQueue
-from time import monotonic
 from types import CodeType, FrameType
 from typing import Any, NoReturn
 
@@ -63,7 +63,10 @@ LOOK_SECONDS = 1.0
 """Seconds after which the reader looks at what is overdue, also when nothing arrives."""
 
 STEP_SECONDS = 0.05
-"""Seconds after which a task that was cancelled, and still blocks its loop, is interrupted."""
+"""Seconds between two looks at whether what is to be interrupted still goes on."""
+
+WATCHED_STEPS = 40
+"""How often that is looked at: the signal may come some time after the word."""
 
 SWITCH_SECONDS = 0.001
 """Seconds for which a computing handler keeps the other threads of its worker from their turn."""
@@ -119,6 +122,8 @@ class Worker:
         self._running: Invocation | None = None
         self._last = 0
         self._signalled = False
+        self._handled = False
+        self._arrivals, self._arrival = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Outcome] | None = None
         self._cancelled: asyncio.Task[Outcome] | None = None
@@ -127,6 +132,7 @@ class Worker:
     def work(self) -> NoReturn:
         """Load, then run what there are permits for."""
         sys.setswitchinterval(SWITCH_SECONDS)
+        signal.set_wakeup_fd(self._arrival, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._take_signal)
         os.register_at_fork(after_in_child=self._leave)
         threading.Thread(target=self._read, name="headgate-link", daemon=True).start()
@@ -198,7 +204,7 @@ class Worker:
             streams=run.streams,
             priority=run.priority,
         )
-        self._signalled = False
+        self._signalled = self._handled = False
         # Before the looks: what comes after them finds it here.
         self._running = invocation
         if number in self._stopped:
@@ -281,9 +287,11 @@ class Worker:
         together with a `Stop` alone, whichever of the two comes first.
         """
         running, task = self._running, self._task
+        self._has_arrived()
         self._signalled = True
         if running is None or not running.cancelled:
             return
+        self._handled = True
         self._signalled = False
         if self._link.put_off(frame):
             return
@@ -303,9 +311,10 @@ class Worker:
         self._home.leave()
         faulthandler.disable()
         faulthandler.unregister(signal.SIGUSR2)
+        signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.stdout = sys.__stdout__
-        for fd in (self._permits, self._dump):
+        for fd in (self._permits, self._dump, self._arrivals, self._arrival):
             os.close(fd)
 
     # --- on the thread that reads the link -------------------------------------------------------
@@ -323,7 +332,7 @@ class Worker:
         # So that the reader looks at what is overdue. It does not touch how sending waits.
         seconds = struct.pack("ll", int(LOOK_SECONDS), int(LOOK_SECONDS % 1 * 1e6))
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
-        reader, following = Reader(), monotonic() + LOOK_SECONDS
+        reader, following = Reader(), time.monotonic() + LOOK_SECONDS
         while True:
             try:
                 data = self._sock.recv(PIECE)
@@ -336,7 +345,7 @@ class Worker:
                     return
                 for each in reader.feed(data):
                     self._take(decode_to_worker(each))
-            now = monotonic()
+            now = time.monotonic()
             if now >= following:
                 following = now + LOOK_SECONDS
                 self._home.look(now)
@@ -386,19 +395,42 @@ class Worker:
         running.cancelled = True
         if running.flow is not None:
             running.flow.close()
-        if self._task is not None:
-            watch = threading.Timer(STEP_SECONDS, self._look_at_step, (self._task,))
-            watch.daemon = True
-            watch.start()
+        threading.Thread(target=self._watch, args=(running, self._task), daemon=True).start()
         if self._signalled:
             self._signalled = False
             signal.pthread_kill(_MAIN.ident or 0, signal.SIGINT)
 
-    def _look_at_step(self, task: asyncio.Task[Outcome]) -> None:
-        """Interrupt a task that was cancelled, and does not let its loop cancel it."""
-        if self._cancelled is task and asyncio.current_task(self._loop) is task:
-            self._blocking = task
-            signal.pthread_kill(_MAIN.ident or 0, signal.SIGINT)
+    def _watch(self, run: Invocation, task: asyncio.Task[Outcome] | None) -> None:
+        """
+        See that a signal is not lost on a run that is to stop.
+
+        Python acts on a signal between two of its own steps, and when one interrupts a call that
+        blocks. One that comes right before such a call would wait for its end, so it is repeated. A
+        task is first cancelled; one that does not let its loop do that is interrupted.
+        """
+        arrived = False
+        for _ in range(WATCHED_STEPS):
+            time.sleep(STEP_SECONDS)
+            if self._running is not run:
+                return
+            arrived = self._has_arrived() or arrived
+            if self._holds_loop(task):
+                self._blocking, self._handled, arrived = task, False, True
+            if arrived and not self._handled:
+                signal.pthread_kill(_MAIN.ident or 0, signal.SIGINT)
+
+    def _holds_loop(self, task: asyncio.Task[Outcome] | None) -> bool:
+        """Whether a task goes on although it was cancelled, and was not interrupted yet."""
+        if task is None or self._cancelled is not task or self._blocking is task:
+            return False
+        return asyncio.current_task(self._loop) is task
+
+    def _has_arrived(self) -> bool:
+        """Whether the signal has come since the last look, handled or not."""
+        try:
+            return signal.SIGINT in os.read(self._arrivals, 4096)
+        except BlockingIOError:
+            return False
 
 
 _MAIN = threading.main_thread()

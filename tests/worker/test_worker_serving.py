@@ -10,6 +10,8 @@ import pytest
 from headgate.runtimes.link import (
     Granted,
     Logged,
+    NestedAnswer,
+    NestedCall,
     Reported,
     Returned,
     Stop,
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 
 SCRIPTS = {
     "echo": "def handleMessage(payload):\n    return payload\n",
+    "ask": """
+        def handleMessage(payload):
+            return system.util.sendRequest("ACME", "inner")
+        """,
     "fail": "def handleMessage(payload):\n    raise KeyError(payload['key'])\n",
     "exit": "import sys\ndef handleMessage(payload):\n    sys.exit(3)\n",
     "odd": "def handleMessage(payload):\n    return object()\n",
@@ -267,12 +273,11 @@ def test_an_interrupt_that_comes_late_hits_nobody(worker: WorkerEnd) -> None:
     worker.take(Returned)
     worker.send(Stop(run.number))
     worker.signal(signal.SIGINT)
-    following = worker.begin("patient")
-    worker.take(Reported)
+    worker.begin("ask")
+    call = worker.take(NestedCall)
     worker.signal(signal.SIGINT)
-    worker.send(Stop(run.number), Stop(following.number))
-    end = worker.take(Returned)
-    assert (end.number, end.code) == (following.number, "")
+    worker.send(Stop(run.number), NestedAnswer(call.number, encode("there")))
+    assert decode(worker.take(Returned).payload) == "there"
 
 
 def test_an_interrupt_never_cuts_a_frame(nursery: Nursery) -> None:
