@@ -24,6 +24,7 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
+from headgate.runtimes.forkserver import why_unsupported
 from headgate.wire.codec import decode
 from headgate.wire.frames import FateFrame, Fault, Result
 from test_client import Stage, calls, send, stage
@@ -71,8 +72,9 @@ class Answer:
             return [Result(number, b"\x07")]
         details = {} if self.retry_after is None else {"retry_after": self.retry_after}
         frames = [Fault(number, self.code, "no", self.started, details)]
-        # Of a timeout the client wants to know what came of it.
-        return [*frames, FateFrame(number, "finished")] if self.code == "timeout" else frames
+        # Of what the gateway stopped the client wants to know what came of it.
+        is_stopped = self.code in ("timeout", "cancelled", "connection_lost")
+        return [*frames, FateFrame(number, "finished")] if is_stopped else frames
 
 
 @dataclass
@@ -422,3 +424,44 @@ class TestInsideAGateway:
         busy.stop(0.0)
         assert isinstance(handle.error(), ConnectionLost)
         assert handle.started is False
+
+
+@pytest.mark.skipif(bool(why_unsupported()), reason=why_unsupported())
+class TestInsideAWorker:
+    @pytest.fixture
+    def hub(self, rig: Rig) -> headgate.Gateway:
+        """A gateway whose thread handler is busy, and one in a worker process that asks for it."""
+        hub = rig.gateway(
+            {
+                "ACME/hold": NO_ROOM,
+                "ACME/outer": """
+                import headgate
+                from headgate.scope import current_scope
+
+                @headgate.handler(runtime="process")
+                def handleMessage(payload, context):
+                    handle = current_scope().request("ACME", "hold", 2, retries=100)
+                    return handle.get()
+                """,
+            }
+        )
+        self.first = hub.scope("").request("ACME", "hold", 1)
+        assert hub.globals["running"].get(timeout=20) == 1
+        return hub
+
+    def test_a_handlers_own_request(self, rig: Rig, hub: headgate.Gateway) -> None:
+        """What a handler in a worker asks for is sent again, with its request's priority."""
+        tries: list[int] = []
+        dispatch = hub._dispatch.nested
+
+        def watch(invocation: Any, *pause: Any) -> None:
+            tries.append(invocation.priority)
+            dispatch(invocation, *pause)
+
+        hub._dispatch.nested = watch  # type: ignore[method-assign]
+        outer = rig.client(hub).request("ACME", "outer", priority="high")
+        rig.until(lambda: len(tries) >= 2)
+        assert not outer.done
+        hub.globals["go"].set()
+        assert outer.get() == 2
+        assert set(tries) == {1}

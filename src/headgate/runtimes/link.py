@@ -91,6 +91,8 @@ class Run(msgspec.Struct, tag=2, array_like=True, gc=False):
     ancestors: tuple[str, ...] = ()
     wants_result: bool = True
     streams: bool = False
+    priority: int = 0
+    """What its own requests have, unless they give another."""
 
 
 class Void(msgspec.Struct, tag=3, array_like=True, gc=False):

@@ -410,4 +410,5 @@ def _run(number: int, invocation: Invocation) -> Run:
         invocation.ancestors,
         invocation.wants_result,
         invocation.streams,
+        invocation.priority,
     )

@@ -202,6 +202,7 @@ class Worker:
             slot=self,
             home=self._home,
             streams=run.streams,
+            priority=run.priority,
         )
         self._signalled = self._handled = False
         # Before the looks: what comes after them finds it here.
