@@ -94,17 +94,16 @@ def gateway(folder: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "headgate", "run", "--port", "0"]
     options = ["--projects", folder / "projects", "--data", folder / "data"]
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=log, text=True
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert "is ready: " in line, (folder / "log").read_text()
-            yield line.split("is ready: ")[1].split()[0], process.pid
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+        ) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                assert "is ready: " in line, (folder / "log").read_text()
+                yield line.split("is ready: ")[1].split()[0], process.pid
+            finally:
+                process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,7 @@ def test_a_hostile_handler_is_stopped_and_hurts_nobody(
     assert hostile.started
     assert hostile.wait_fate(10) in ("stopped", "finished")
     # 50 ms on a machine that has nothing else to do; what a slow one takes anyway is added.
+    print(f"{handler}: p99 {beside * 1000:.2f} ms beside it, {alone * 1000:.2f} ms alone")
     assert beside < 0.05 + 2 * alone, (alone, beside)
 
 
