@@ -316,7 +316,7 @@ class ProcessLane:
     @property
     def queued(self) -> list[Gate]:
         """The gates of what waits for a worker, or behind what one runs."""
-        waiting = [gate for gate, line in self._lines.items() for _ in range(len(line))]
+        waiting = [gate for gate, line in list(self._lines.items()) for _ in range(len(line))]
         return waiting + [given.gate for given in self._behind()]
 
     def lend(self) -> None:
@@ -330,9 +330,10 @@ class ProcessLane:
         self._lent -= 1
 
     def stats(self) -> dict[str, int]:
-        """Return the sizes of the tables."""
+        """Return the sizes of the tables; from any thread."""
+        lines = list(self._lines.values())
         return {
-            "queued": sum(len(line) for line in self._lines.values()) + len(list(self._behind())),
+            "queued": sum(len(line) for line in lines) + len(list(self._behind())),
             "running": len(self.running),
             "workers_leaving": len(self._leaving),
             "nested": sum(len(each.calls) for each in (*self._workers, *self._leaving)),

@@ -127,8 +127,8 @@ class Worker:
 
     @property
     def head(self) -> Given | None:
-        """What it runs, or soon will."""
-        return next(iter(self.given.values()), None)
+        """What it runs, or soon will; from any thread."""
+        return next(iter(tuple(self.given.values())), None)
 
     @property
     def is_ready(self) -> bool:
