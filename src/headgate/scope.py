@@ -21,7 +21,7 @@ from headgate.handler import OnDisconnect
 from headgate.invocation import HIGH, LOW, NORMAL, Invocation, current_invocation
 from headgate.outcome import Failure
 from headgate.request import Callback, Request, refuse_on_event_loop
-from headgate.retries import MOST_RETRIES, Retried
+from headgate.retries import MOST_RETRIES, Again, Retried
 from headgate.wire.codec import decode, encode
 from headgate.wire.frames import FINISHES
 from headgate.wire.session import MAX_NAME
@@ -244,8 +244,8 @@ class Scope(ABC):
             if refusal is not None:
                 request.end(Failure(refusal))
                 return request
-        if retries and isinstance(request, Retried):
-            request.retry(retries, lambda again, pause: self._resubmit(again, data, route, pause))
+            if isinstance(request, Retried):
+                request.retry(retries, self._again(data, route))
         self._submit(request, data, route)
         return request
 
@@ -329,6 +329,10 @@ class Scope(ABC):
     @abstractmethod
     def _submit(self, request: Request, payload: bytes, route: Route) -> None:
         """Send a request on its way; it fails through its handle."""
+
+    def _again(self, payload: bytes, route: Route) -> Again:
+        # Not within `request`, whose variables would be cells then, for requests without retries.
+        return lambda request, pause: self._resubmit(request, payload, route, pause)
 
     def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
         """
