@@ -93,17 +93,16 @@ def gateway(folder: Path) -> Iterator[tuple[str, int]]:
     (folder / "projects/ACME/project.toml").write_text(dedent(PROJECT))
     command = [sys.executable, "-m", "headgate", "run", "--port", "0"]
     options = ["--projects", folder / "projects", "--data", folder / "data"]
-    with (folder / "log").open("w") as log:
-        with subprocess.Popen(
-            [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process:
-            try:
-                assert process.stdout is not None
-                line = process.stdout.readline()
-                assert "is ready: " in line, (folder / "log").read_text()
-                yield line.split("is ready: ")[1].split()[0], process.pid
-            finally:
-                process.send_signal(signal.SIGTERM)
+    with (folder / "log").open("w") as log, subprocess.Popen(
+        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=log, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert "is ready: " in line, (folder / "log").read_text()
+            yield line.split("is ready: ")[1].split()[0], process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ class Way(NamedTuple):
         order = ALL if dedicated else settings.order_by
         if settings.runtime == "process":
             # The lane itself sees in how many workers a handler runs, and may so stage ahead.
-            return Way("process", limited=False, order=order)
+            return Way("process", limited=False, order=None if dedicated else order)
         if handler.signature.is_async:
             return Way("async", limited=True, order=order)
         if dedicated:
