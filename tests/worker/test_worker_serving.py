@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,12 @@ SCRIPTS = {
         import time
         def handleMessage(payload, context):
             context.progress("begun")
+            time.sleep(60)
+        """,
+    "asleep": """
+        import threading, time
+        def handleMessage(payload, context):
+            threading.Timer(0.05, context.progress, ("begun",)).start()
             time.sleep(60)
         """,
     "patient": """
@@ -263,6 +271,20 @@ def test_an_interrupt_that_comes_before_its_word_waits_for_it(worker: WorkerEnd)
     run = worker.begin("sleep")
     worker.take(Reported)
     worker.signal(signal.SIGINT)
+    worker.send(Stop(run.number))
+    assert worker.take(Returned).code == "cancelled"
+
+
+def test_an_interrupt_that_a_blocking_call_does_not_see_is_repeated(worker: WorkerEnd) -> None:
+    """
+    As one that comes right before the call blocks: Python knows of it, and the call goes on.
+
+    Here that is so because another thread of the worker gets the signal.
+    """
+    run = worker.begin("asleep")
+    worker.take(Reported)
+    other = min({int(each) for each in os.listdir(f"/proc/{worker.pid}/task")} - {worker.pid})
+    assert ctypes.CDLL(None).tgkill(worker.pid, other, signal.SIGINT) == 0
     worker.send(Stop(run.number))
     assert worker.take(Returned).code == "cancelled"
 
