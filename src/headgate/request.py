@@ -260,6 +260,16 @@ class Request(msgspec.Struct, eq=False):
         return self._outcome is not None
 
     @property
+    def yielded(self) -> bool:
+        """
+        Whether the handler has yielded a value, so that its values are the result.
+
+        Of a handler that yields none it becomes True when the result is looked at.
+        """
+        values = self.values
+        return values is not None and (values.arrived > 0 or values.is_over)
+
+    @property
     def started(self) -> bool | None:
         """
         Whether the handler began to run: True, False, or None where nobody can know.
