@@ -218,6 +218,27 @@ def test_result_that_looks_like_an_error(plant: Plant) -> None:
     assert json.loads(result.stdout) == {"result": {"error": "none"}}
 
 
+def test_request_with_priority_and_retries(plant: Plant) -> None:
+    """A request may be urgent, and sent again."""
+    options = ("--priority", "high", "--retries", "3")
+    result = invoke("request", "P", "double", '{"number": 55}', *options)
+    assert (result.stdout, result.exit_code) == ('{\n  "double": 110\n}\n', 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("--priority", "urgent", "priority is one of low, normal, high, not 'urgent'"),
+        ("--retries", "101", "retries is a whole number from 0 to 100, not 101"),
+    ],
+)
+def test_wishes_that_cannot_be(plant: Plant, option: str, value: str, text: str) -> None:
+    """They are errors of use that say what can be."""
+    result = invoke("request", "P", "double", option, value, "--json")
+    assert result.exit_code == 2
+    assert text in error_of(result)["message"]
+
+
 @pytest.mark.parametrize("argument", ["text", "file", "stdin"])
 def test_payload_comes_from_anywhere(plant: Plant, tmp_path: Path, argument: str) -> None:
     """A payload is JSON in the argument, in a file or on stdin; UTF-8 in any of them."""
