@@ -22,8 +22,6 @@ from headgate.wire.codec import encode
 
 __all__ = ["ProjectRuntime"]
 
-DEFAULT_POOLS = PoolSettings()
-
 MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
 
@@ -95,7 +93,7 @@ class ProjectRuntime:
         self._gates: dict[str, Gate] = {}
         self._left: list[Gate] = []
         self._hung: set[Invocation] = set()
-        self._pools = DEFAULT_POOLS
+        self._pools = PoolSettings()
         self._pool = self._make_pool(
             f"headgate-{project}", self._pools.threads, self._pools.max_threads
         )
@@ -131,7 +129,7 @@ class ProjectRuntime:
         return any(gate.under_way and not gate.lane.has_threads for gate in gates)
 
     def exchange(
-        self, handlers: Mapping[str, Runnable], *, pools: PoolSettings = DEFAULT_POOLS
+        self, handlers: Mapping[str, Runnable], *, pools: PoolSettings | None = None
     ) -> dict[Gate, Gate | None]:
         """
         Let newer handlers take the places of those that there are, on the event loop.
@@ -140,13 +138,13 @@ class ProjectRuntime:
 
         Args:
             handlers: The handlers by name.
-            pools: How many threads they share from now on.
+            pools: How many threads they share from now on. Default: as it was.
 
         Returns:
             The gates that are left behind, each with the one that is to `adopt` what waits there;
             None where the handler is gone. `tidy` must follow, now and then until it says so.
         """
-        if pools != self._pools:
+        if pools is not None and pools != self._pools:
             self._pools = pools
             self._pool.resize(pools.threads, pools.max_threads)
         left = self._leave(handlers)
