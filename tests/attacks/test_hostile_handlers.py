@@ -93,9 +93,12 @@ def gateway(folder: Path) -> Iterator[tuple[str, int]]:
     (folder / "projects/ACME/project.toml").write_text(dedent(PROJECT))
     command = [sys.executable, "-m", "headgate", "run", "--port", "0"]
     options = ["--projects", folder / "projects", "--data", folder / "data"]
-    with (folder / "log").open("w") as log, subprocess.Popen(
-        [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=log, text=True
-    ) as process:
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [*command, *map(str, options)], stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

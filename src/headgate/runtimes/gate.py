@@ -222,6 +222,8 @@ class Gate:
 
     def _refuse_if_full(self, invocation: Invocation) -> None:
         if self.under_way >= self._limit:
+            # The next end is looked at: what takes so long that too many wait was quick before.
+            self._countdown = 1
             raise Overloaded(
                 f"{self.under_way} calls of {invocation.target} are under way, which is its "
                 "limit: raise its `queue`, or send fewer",

@@ -15,7 +15,7 @@ MOST = 60.0
 QUICK = 0.02
 """Seconds of a run up to which not each is looked at: quick ones make room at once anyway."""
 
-EVERY = 16
+EVERY = 64
 """Of quick runs one in so many is looked at."""
 
 WEIGHT = 0.25

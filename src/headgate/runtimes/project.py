@@ -25,8 +25,6 @@ from headgate.wire.codec import encode
 
 __all__ = ["ProjectRuntime"]
 
-DEFAULT_POOLS = PoolSettings()
-
 MOST_TASKS = 1024
 """Runs of one ``async def`` handler at once."""
 
@@ -107,7 +105,7 @@ class ProjectRuntime:
         self._gates: dict[str, Gate] = {}
         self._left: list[Gate] = []
         self._hung: set[Invocation] = set()
-        self._pools = DEFAULT_POOLS
+        self._pools = PoolSettings()
         self._pool = self._make_pool(
             f"headgate-{project}", self._pools.threads, self._pools.max_threads
         )
