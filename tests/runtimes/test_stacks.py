@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -39,7 +40,8 @@ class Runs:
 def run(function: Callable[[Any], Any]) -> None:
     """Run a handler on this thread, as a worker does."""
     invocation = Invocation(Caller("u"), "ACME", "dumps", encode({}), 0.0, asker=None)  # type: ignore[arg-type]
-    execute(invocation, Runs(function), lambda i, value: None)
+    # The context of whoever tests after this is none of a handler.
+    copy_context().run(execute, invocation, Runs(function), lambda i, value: None)
 
 
 def dump(file: Path, *, all_threads: bool) -> str:
