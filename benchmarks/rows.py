@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import company, gateway, peers
+from benchmarks import company, gateway, peers, stream
 from benchmarks.bare import ECHO
 from benchmarks.broker import NATS
 from benchmarks.candidates import Candidate, loaded
@@ -37,6 +37,7 @@ class Unit:
 PER_SECOND = Unit(
     "requests a second", lambda n: f"{n / 1e3:.1f} k/s" if n >= 1e3 else f"{n:.0f} /s"
 )
+VALUES_PER_SECOND = Unit("values a second", PER_SECOND.text)
 SECONDS = Unit("seconds", lambda n: f"{n * 1e6:.0f} µs" if n < 1e-3 else f"{n * 1e3:.1f} ms")
 BYTES = Unit("bytes", lambda n: f"{n / 1e3:.1f} KB")
 
@@ -47,9 +48,11 @@ class Bar:
 
     limit: float
     at_least: bool
+    text: Callable[[float], str] = BYTES.text
+    """Writes a large limit, which is a figure and no ratio."""
 
     def __str__(self) -> str:
-        limit = f"{self.limit:g}" if self.limit < 1000 else BYTES.text(self.limit)
+        limit = f"{self.limit:g}" if self.limit < 1000 else self.text(self.limit)
         return f"{'≥' if self.at_least else '≤'} {limit}"
 
     def reached(self, value: float) -> bool:
@@ -184,6 +187,23 @@ CORE_ROWS = [
         company.bytes_a_session,
         beside_name="",
         bar=at_most(20_000),
+        most_pairs=3,
+    ),
+    Row(
+        "stream",
+        "1,000,000 values of a generator on a thread",
+        VALUES_PER_SECOND,
+        stream.values_a_second,
+        beside_name="",
+        bar=at_least(150_000, text=PER_SECOND.text),
+    ),
+    Row(
+        "stream-memory",
+        "the gateway's growth while a reader takes a value a second",
+        BYTES,
+        stream.bytes_for_a_slow_reader,
+        beside_name="",
+        bar=at_most(5_000_000),
         most_pairs=3,
     ),
 ]

@@ -76,6 +76,13 @@ HANDLERS = {
             while not context.cancelled:
                 time.sleep(0.005)
         """,
+    "count": """
+        def handleMessage(payload):
+            for number in range(payload["n"]):
+                yield {"number": number}
+            if payload.get("fails"):
+                raise ValueError("no more")
+        """,
     "fast": """
         async def handleMessage(payload):
             return None
@@ -185,6 +192,20 @@ def test_request_for_machines(plant: Plant) -> None:
     """With --json, stdout is one line with the result under its name."""
     result = invoke("request", "P", "double", '{"number": 55}', "--json")
     assert (result.stdout, result.exit_code) == ('{"result": {"double": 110}}\n', 0)
+
+
+def test_request_prints_values_as_they_come(plant: Plant) -> None:
+    """A handler that yields: a line for each value, and with --json the end in another one."""
+    result = invoke("request", "P", "count", '{"n": 2}')
+    assert (result.stdout, result.exit_code) == ('{"number": 0}\n{"number": 1}\n', 0)
+    assert invoke("request", "P", "count", '{"n": 0}').stdout == ""
+    result = invoke("request", "P", "count", '{"n": 1}', "--json")
+    assert result.stdout == '{"value": {"number": 0}}\n{"result": null}\n'
+    result = invoke("request", "P", "count", '{"n": 1, "fails": true}', "--json")
+    first, last = map(json.loads, result.stdout.splitlines())
+    assert first == {"value": {"number": 0}}
+    assert last["error"]["code"] == "handler_error"
+    assert result.exit_code == 1
 
 
 def test_result_that_looks_like_an_error(plant: Plant) -> None:

@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 )
 
 from headgate import exchange
+from headgate import stream as stream_module
 from headgate.deadlines import GRANULARITY
 from headgate.errors import (
     GatewayUnreachable,
@@ -39,19 +40,38 @@ from headgate.errors import (
     RemoteProtocolError,
     RequestError,
 )
-from headgate.invocation import Fate
+from headgate.invocation import VALUE_COST, Fate
 from headgate.outcome import Failure, Success
 from headgate.request import Request
+from headgate.stream import Stream
 from headgate.wire import chunks as chunks_module
 from headgate.wire import session as session_module
+from headgate.wire import streams as streams_module
 from headgate.wire.chunks import Arrivals, Departures
-from headgate.wire.frames import Batch, Bye, Call, Cancel, Chunk, Fault, decode_batch, encode
+from headgate.wire.frames import (
+    Batch,
+    Bye,
+    Call,
+    Cancel,
+    Chunk,
+    Fault,
+    Grant,
+    Item,
+    decode_batch,
+    encode,
+)
 from headgate.wire.session import ANSWER_GRACE, FATE_SECONDS, Credit, Session, State
+from headgate.wire.streams import Inflows, Outflows
 
 CREDIT = Credit(in_flight=8, unsent=200, payload=170)
 BATCH_BYTES = 60
 CHUNK_BYTES = 20
 """Small, so that messages and payloads are split here as large ones are in earnest."""
+
+WINDOW = 300
+"""Bytes that the reader of a stream grants: a few values, with what each of them costs."""
+
+LARGEST_VALUE = 100
 
 UNDECODABLE = b"!"
 
@@ -79,6 +99,10 @@ class Run:
         self.attached = True
         """The gateway's session waits for its answer."""
         self.began = False
+        self.spent = 0
+        """What the values that it yielded have counted."""
+        self.granted = WINDOW
+        """What its reader takes, as far as that was heard here."""
         self.ended = ""
         """How the handler itself came to an end: a `Fate`, empty while it has not."""
 
@@ -101,6 +125,13 @@ class Record:
         self.cancelled = False
         """`cancel` returned True."""
         self.answers: set[str] = set()
+        self.values: list[str] = []
+        """What its handler has yielded."""
+        self.stream: Stream | None = None
+        self.taken = 0
+        """How many of the values were read one by one."""
+        self.is_over = False
+        """The handler came to its end, and its values are the result."""
         self.progress: list[str] = []
         self.shown = 0
         self.slots: dict[str, Slot | None] = {"success": None, "error": None}
@@ -158,6 +189,10 @@ class Requester:
 
     def withdraw(self, request: Request) -> None:
         self._machine.withdraw(request)
+
+    def grant(self, request: Request, total: int) -> None:
+        if self._machine.client is not None:
+            exchange.grant(self._machine.client, request, total)
 
 
 class Machine(RuleBasedStateMachine):
@@ -275,8 +310,11 @@ class Machine(RuleBasedStateMachine):
     def deliver_down(self, twice: bool) -> None:
         assert self.client is not None
         data = self.down.popleft()
-        # Answers that come twice count once; of payloads in parts nothing may come twice.
-        in_parts = any(getattr(f, "size", isinstance(f, Chunk)) for f in decode_batch(data).frames)
+        # Answers that come twice count once; of payloads in parts and streams nothing may.
+        in_parts = any(
+            getattr(frame, "size", isinstance(frame, Chunk | Item))
+            for frame in decode_batch(data).frames
+        )
         for _ in range(1 + (twice and not in_parts)):
             exchange.take(self.client.receive(data, self.now))
 
@@ -500,6 +538,9 @@ class Machine(RuleBasedStateMachine):
                 self.gateway.serve(frame.id, run)
                 if deadline <= self.gateway_now:
                     self.time_out(run)
+            elif isinstance(frame, Grant):
+                assert subject.granted < frame.total, "what was granted is granted again"
+                subject.granted = frame.total
             elif isinstance(frame, Cancel):
                 assert isinstance(subject, Run), "a cancellation brings back what serves the call"
                 assert subject.attached
@@ -558,6 +599,66 @@ class Machine(RuleBasedStateMachine):
         if way and self.client is not None:
             self.carry_down(way)
 
+    @precondition(lambda self: any(run.attached for run in self.running()))
+    @rule(
+        data=st.data(),
+        lengths=st.sampled_from([(0,), (0, 0), (50, 0), (0, LARGEST_VALUE, 0)]),
+        way=st.sampled_from(["", "both", "both"]),
+        ends=st.booleans(),
+    )
+    def yield_values(
+        self, data: st.DataObject, lengths: tuple[int, ...], way: str, ends: bool
+    ) -> None:
+        """Yield values, as far as the reader takes them, and perhaps come to the end."""
+        run = data.draw(st.sampled_from([run for run in self.running() if run.attached]))
+        for length in lengths:
+            if run.spent < run.granted:
+                self.answers += 1
+                value = f"v{self.answers}|".ljust(length, ".")
+                run.record.values.append(value)
+                run.spent += len(value) + VALUE_COST
+                run.gateway.items(run.number, [value.encode()])
+        if ends:
+            self.finish(run, "result")
+        if way and self.client is not None:
+            self.carry_down(way)
+
+    @precondition(lambda self: any(record.run for record in self.records))
+    @rule(data=st.data(), count=st.sampled_from([0, 1, 5]))
+    def read(self, data: st.DataObject, count: int) -> None:
+        """Read some of what has come of a stream, without waiting."""
+        began = [record for record in self.records if record.run]
+        record = data.draw(st.sampled_from(began[-4:]))
+        if record.stream is None:
+            record.stream = record.request.stream()
+        for _ in range(count):
+            if not self.read_value(record):
+                break
+
+    def read_value(self, record: Record) -> bool:
+        assert record.stream is not None
+        values = record.request.values
+        assert values is not None
+        if not values.parts:
+            return False
+        assert next(record.stream) == record.values[record.taken], "a value is lost or comes twice"
+        record.taken += 1
+        return True
+
+    def read_to_the_end(self, record: Record) -> None:
+        """Read what is left of a stream whose request is over."""
+        assert record.stream is not None
+        while self.read_value(record):
+            pass
+        error = record.request.error()
+        if error is not None:
+            with pytest.raises(type(error)):
+                next(record.stream)
+            return
+        left = list(record.stream)
+        assert left == [] if record.is_over else left in ([record.request.result()], [])
+        assert not record.is_over or record.taken == len(record.values), "values are missing"
+
     def finish(self, run: Run, how: str, size: int = 0) -> None:
         if not run.attached:
             run.ended = Fate.STOPPED if how == "stopped" else Fate.FINISHED
@@ -569,7 +670,10 @@ class Machine(RuleBasedStateMachine):
         if how == "fault":
             run.gateway.fault(run.number, "handler_error", "it failed", started=True, details={})
         elif how == "undecodable":
-            run.gateway.result(run.number, UNDECODABLE + answer)
+            run.gateway.result(run.number, UNDECODABLE + answer[: 5 if run.spent else None])
+        elif run.spent:
+            run.record.is_over = True
+            run.gateway.result(run.number, b"")
         else:
             run.record.answers.add(answer.decode())
             run.gateway.result(run.number, answer)
@@ -580,6 +684,7 @@ class Machine(RuleBasedStateMachine):
         run.gateway.fault(run.number, "handler_error", "again", started=True, details={})
         run.gateway.started(run.number)
         run.gateway.progress(run.number, b"again")
+        run.gateway.items(run.number, [b"again"])
         assert run.gateway.stats() == before, "a call was answered twice"
 
     # --- what must be true ------------------------------------------------------------------------
@@ -606,7 +711,11 @@ class Machine(RuleBasedStateMachine):
         assert request.getError() is error
         if error is None:
             assert request.get() == value
-            assert value in record.answers
+            if record.is_over:
+                is_read = value is None and record.stream is not None
+                assert is_read or value == record.values, "values are lost, or came twice"
+            else:
+                assert value in record.answers
             assert record.ended_at <= request.deadline, "a result was taken after the deadline"
             assert not record.cancelled
             assert request.started is True
@@ -614,6 +723,14 @@ class Machine(RuleBasedStateMachine):
         assert (error.code == "cancelled") == record.cancelled
         assert error.started is request.started
         assert error.request_id == request.request_id
+
+    @invariant()
+    def windows_are_kept(self) -> None:
+        for record in self.records:
+            values = record.request.values
+            if record.stream is not None and values is not None and values.read:
+                waits = values.arrived - values.read
+                assert waits < WINDOW + LARGEST_VALUE + VALUE_COST, "beyond what is read"
 
     @invariant()
     def time_is_short(self) -> None:
@@ -689,6 +806,8 @@ class Machine(RuleBasedStateMachine):
             self.look_at(record)
             kind = "error" if record.request.error() is not None else "success"
             assert record.slots[kind] is None, "a callback did not run"
+            if record.stream is not None:
+                self.read_to_the_end(record)
 
     def settle(self) -> None:
         """Answer what is open, and let the deadlines and the remembered fates pass."""
@@ -733,8 +852,10 @@ CALM = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_
 def small_and_silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Split messages early, and leave out the log of the callbacks that raise."""
     monkeypatch.setattr(session_module, "BATCH_BYTES", BATCH_BYTES)
-    for module in (session_module, chunks_module):
+    for module in (session_module, chunks_module, streams_module):
         monkeypatch.setattr(module, "CHUNK_BYTES", CHUNK_BYTES)
+    for module in (stream_module, streams_module):
+        monkeypatch.setattr(module, "FIRST_GRANT", WINDOW)
     logger = logging.getLogger("headgate.request")
     logger.disabled = True
     yield
@@ -772,6 +893,9 @@ class Asking:
 
     def withdraw(self, request: Request) -> None:
         self.withdrawn.append(request)
+
+    def grant(self, request: Request, total: int) -> None:
+        raise NotImplementedError
 
 
 def asked(requester: Asking) -> tuple[Request, Call]:
@@ -857,13 +981,14 @@ def test_only_a_timeout_speaks_of_the_deadline(code: str, text: str) -> None:
 _end, _cancel_request, _on_error = Request.end, Request.cancel, Request.onError
 _close, _tick, _receive = Session.close, Session.tick, Session.receive
 _add, _stop = Arrivals.add, Departures.stop
+_next_values, _arrived = Outflows.next, Inflows.add
 
 
-def _result_overwrites(self: Request, outcome: Any) -> bool:
+def _result_overwrites(self: Request, outcome: Any, loop: Any = None) -> bool:
     if self.done and not isinstance(outcome, Failure):
         self._outcome = outcome
         return False
-    return _end(self, outcome)
+    return _end(self, outcome, loop)
 
 
 def _cancel_only_asks(self: Request) -> bool:
@@ -941,6 +1066,18 @@ def _stop_goes_on(self: Departures, key: Any) -> int | None:
     return left
 
 
+def _values_change_places(self: Outflows) -> Any:
+    flow = next(iter(self.waiting.values()))
+    if len(flow.values) > 1:
+        flow.values.reverse()
+    return _next_values(self)
+
+
+def _pieces_are_values(self: Inflows, item: Any) -> Any:
+    item.partial = False
+    return _arrived(self, item)
+
+
 PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
     "a late result overwrites a cancellation": (Request, "end", _result_overwrites),
     "cancel asks, but does not end the request": (Request, "cancel", _cancel_only_asks),
@@ -971,6 +1108,10 @@ PLANTED_BUGS: dict[str, tuple[type, str, Any]] = {
         lambda self, number: number <= self._last_handed,
     ),
     "the rest of a cancelled call is sent": (Departures, "stop", _stop_goes_on),
+    "an answer overtakes values": (Outflows, "end", lambda self, frame: False),
+    "values change places": (Outflows, "next", _values_change_places),
+    "a piece counts as a value": (Inflows, "add", _pieces_are_values),
+    "a stream goes on that nobody reads": (Outflows, "stop", lambda self, n: (0, None)),
     "an answered handler counts as finished": (Session, "_cancelled", _cancelled_means_finished),
 }
 """What is wrong: where it is planted, and the buggy variant."""

@@ -20,7 +20,7 @@ from headgate.channel import protocol, server
 from headgate.gateway.limits import Limits
 from headgate.invocation import Caller
 from headgate.security.policy import RulePolicy
-from headgate.wire import chunks, codec, extensions, frames, handshake, session
+from headgate.wire import chunks, codec, extensions, frames, handshake, session, streams
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -38,6 +38,8 @@ TYPES = {
     "list[int]": "array of int",
     "Numbers": "array of int",
     "list[str]": "array of str",
+    "Values": "array of bin",
+    "bool": "bool",
     "tuple[str, ...]": "array of str",
     "dict[str, str]": "map of str to str",
     "dict[str, Any]": "map",
@@ -202,7 +204,11 @@ def test_login_methods() -> None:
         f"client does not read | {session.MAX_ANSWERS // 2}, or",
         f"with more than {session.MAX_ANSWERS} the connection",
         f"array of frames | up to {frames.MAX_FRAMES};",
-        f"`ids` of a `Started` | {frames.MAX_FRAMES} |",
+        f"`parts` of an `Item` | {frames.MAX_FRAMES} |",
+        f"were granted: {frames.FIRST_GRANT} from the beginning",
+        f"its bytes and {frames.VALUE_COST} more",
+        f"at most {streams.MAX_AHEAD} beyond what was sent",
+        f"beyond what was sent to it | {streams.MAX_AHEAD >> 20} MiB",
         f"a handler | {session.MAX_NAME} characters",
         f"each of `details`) | {session.MAX_TEXT >> 10} KiB",
         f"write for {protocol.STALLED_AFTER:g} s",

@@ -160,6 +160,9 @@ def test_handlers(tmp_path: Path) -> None:
         assert request("plant", "label", named) == "label for lemonade"
         assert len(request("plant", "report")) == 24
         assert request("plant", "simulate", {"steps": 3})["process"] != os.getpid()
+        with headgate.connect(gateway.url) as client:
+            stream = client.request("plant", "readings", {"count": 3}).stream()
+            assert [reading["number"] for reading in stream] == [0, 1, 2]
 
 
 def test_errors() -> None:

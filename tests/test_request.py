@@ -52,6 +52,9 @@ class Requester:
     def withdraw(self, request: Request) -> None:
         self.withdrawn.append(request)
 
+    def grant(self, request: Request, total: int) -> None:
+        self.granted = total
+
 
 @pytest.fixture
 def requester() -> Iterator[Requester]:

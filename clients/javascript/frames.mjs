@@ -21,6 +21,8 @@ const FRAMES = `
 7 Fault id:id code:str message:str started:bool|nil details:map={} extensions:map={}
 8 Fate id:id fate:str extensions:map={}
 9 Chunk of:int id:id data:bin extensions:map={}
+10 Item id:id parts:bins partial:bool=false extensions:map={}
+11 Grant id:id total:int extensions:map={}
 16 Ping extensions:map={}
 17 Pong sent:float extensions:map={}
 18 Bye reason:str="" extensions:map={}`;
@@ -32,6 +34,7 @@ const isInt = (value) => typeof value === "bigint" || Number.isInteger(value);
 const isMap = (value) => typeof value === "object" && value !== null && !Array.isArray(value) && !(value instanceof Uint8Array);
 const every = (check) => (value) => Array.isArray(value) && value.every(check);
 const isId = (value) => Number.isInteger(value) && value > 0 && value < 2 ** 48;
+const isBytes = (value) => value instanceof Uint8Array;
 const isString = (value) => typeof value === "string";
 const TYPES = {
   id: isId,
@@ -41,7 +44,8 @@ const TYPES = {
   float: (value) => typeof value === "number" || typeof value === "bigint",
   str: isString,
   strings: every(isString),
-  bin: (value) => value instanceof Uint8Array,
+  bin: isBytes,
+  bins: (value) => every(isBytes)(value) && value.length <= MAX_FRAMES,
   bool: (value) => typeof value === "boolean",
   nil: (value) => value === null,
   map: isMap,

@@ -263,6 +263,8 @@ export class Client {
         return this.#chunk(frame);
       case "Fate":
         return this.#fateArrived(frame);
+      case "Item":
+        throw new ProtocolError("values of a call that takes none");
     }
   }
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from headgate.invocation import Caller, Context
     from headgate.network import MemoryNetwork
     from headgate.request import Request
+    from headgate.stream import Stream
 
 __all__ = [
     "Caller",
@@ -92,6 +93,7 @@ __all__ = [
     "Request",
     "RequestError",
     "RequestTimeout",
+    "Stream",
     "connect",
     "handler",
     "system",
@@ -105,6 +107,7 @@ _PLACES = {
     "Gateway": "gateway",
     "MemoryNetwork": "network",
     "Request": "request",
+    "Stream": "stream",
     "connect": "client",
 }
 

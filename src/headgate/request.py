@@ -205,14 +205,9 @@ class Request(msgspec.Struct, eq=False):
 
         Values that are read here are no part of the result: `get` and `onSuccess` give None then.
         Without `stream` they give a list of all values.
-
-        Raises:
-            RuntimeError: The values were given as a list already.
         """
         with _lock:
             values = self._open_values()
-            if values.is_taken and not values.is_read:
-                raise RuntimeError(f"The values of {self!r} were given as a list already")
             values.is_read = True
         return Stream(self, values, self._requester)
 
@@ -263,6 +258,16 @@ class Request(msgspec.Struct, eq=False):
     def done(self) -> bool:
         """Whether the request is over."""
         return self._outcome is not None
+
+    @property
+    def yielded(self) -> bool:
+        """
+        Whether the handler has yielded a value, so that its values are the result.
+
+        Of a handler that yields none it becomes True when the result is looked at.
+        """
+        values = self.values
+        return values is not None and (values.arrived > 0 or values.is_over)
 
     @property
     def started(self) -> bool | None:
@@ -565,8 +570,6 @@ class Request(msgspec.Struct, eq=False):
         # Of two threads that decoded at once, the first one's value is everybody's.
         if self._outcome is outcome:
             self._outcome = decoded
-            if self.values is not None:
-                self.values.forget_list()
             return decoded
         return self._settle()
 

@@ -26,9 +26,9 @@ class Values:
         "arrived",
         "due_at",
         "gathered",
+        "is_given",
         "is_over",
         "is_read",
-        "is_taken",
         "parts",
         "read",
         "readers",
@@ -50,8 +50,8 @@ class Values:
         """Whether they are read one by one; else they become a list."""
         self.is_over = False
         """Whether the handler has come to its end, and has yielded all of them."""
-        self.is_taken = False
-        """Whether the result has been taken already, by who reads it as a stream or as a list."""
+        self.is_given = False
+        """Whether the result of a handler that does not yield has been given as the only value."""
         self.readers = 0
         """How many streams read them."""
         self.waiters: list[Waiter] = []
@@ -72,12 +72,6 @@ class Values:
     def as_list(self, requester: Requester) -> list[Any]:
         """Decode all of them."""
         return [requester.decode(part) for part in self.parts]
-
-    def forget_list(self) -> None:
-        """Let those go that were given as a list."""
-        if self.is_over and not self.is_read:
-            self.is_taken = True
-            self.parts = deque()
 
     def take_waiters(self) -> list[Waiter]:
         """Return whom to wake now."""
@@ -175,8 +169,8 @@ class Stream:
     def _has_result(self) -> bool:
         """Whether the handler returned a value, in place of yielding some; only once."""
         values = self._values
-        has_result = not values.is_over and not values.is_taken
-        values.is_taken = True
+        has_result = not values.is_over and not values.is_given
+        values.is_given = True
         return has_result
 
     def _wait(self) -> None:

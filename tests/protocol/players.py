@@ -174,6 +174,9 @@ class Client(End):
     def withdraw(self, request: Request) -> None:
         exchange.cancel(self.session, request, self.now)
 
+    def grant(self, request: Request, total: int) -> None:
+        exchange.grant(self.session, request, total)
+
     # What the session says.
 
     def take(self, events: list[Any]) -> None:

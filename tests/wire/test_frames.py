@@ -49,6 +49,7 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     "list[bytes]": st.lists(st.binary(max_size=20), max_size=3),
     "bool": st.booleans(),
     "list[int]": st.lists(NUMBER, max_size=3),
+    "Values": st.lists(st.binary(max_size=20), max_size=3),
     "Numbers": st.lists(NUMBER, max_size=3),
     "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=3),
     "dict[str, Any]": MAPS,

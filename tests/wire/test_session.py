@@ -75,7 +75,7 @@ class Pair:
 
     def call(self, timeout: float = 10.0, payload: bytes = b"question") -> Any:
         """Call from the client; what is returned has the call's number and deadline."""
-        request = SimpleNamespace(deadline=self.now + timeout)
+        request = SimpleNamespace(deadline=self.now + timeout, streams=True)
         request.number = self.client.call(request, Call(0, "ACME", "test", payload, 0))
         return request
 

@@ -354,7 +354,10 @@ def request(
     Progress goes to stderr. Ctrl-C cancels the request, and tells what became of
     the handler. What JSON has not is text: times in ISO 8601, bytes in Base64.
 
-    --json prints {"result": …} or {"error": …}.
+    A handler that yields has each value printed on a line, as it comes.
+
+    --json prints {"result": …} or {"error": …}, and before it {"value": …} for each
+    value of a handler that yields.
     """
     from headgate.cli import call
 

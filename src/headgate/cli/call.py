@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,11 @@ from headgate.cli.output import (
     print_problems,
     print_table,
     print_value,
+    value_printer,
     waiting,
 )
 from headgate.client import Client
-from headgate.errors import CancellationException, ConfigurationError, RequestTimeout
+from headgate.errors import CancellationException, ConfigurationError, RequestError, RequestTimeout
 from headgate.request import Request
 from headgate.scope import GATEWAY_PROJECT
 
@@ -70,8 +71,9 @@ class Wishes(TypedDict):
 
 
 def request(target: Target, payload: str | None, wishes: Wishes) -> None:
-    """Send a request, wait for it and show its result; Ctrl-C cancels it."""
+    """Send a request, wait for it and show its values and its result; Ctrl-C cancels it."""
     over = threading.Event()
+    show_value = value_printer(as_json=target.as_json)
     with reporting(as_json=target.as_json):
         value = _read_payload(payload)
         with connected(target) as client, waiting(f"{target.project}/{target.handler}") as show:
@@ -85,14 +87,17 @@ def request(target: Target, payload: str | None, wishes: Wishes) -> None:
                     on_error=lambda _: over.set(),
                     on_progress=show,
                 )
+            reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
+            reader.start()
             interrupted = _wait(handle, over)
+            reader.join()
             fate = _learn_fate(handle)
     if (error := handle.error()) is not None:
         code = ExitCode.CANCELLED if interrupted else None
         fail(error, as_json=target.as_json, fate=fate, code=code)
     if target.as_json:
         print_document({"result": handle.result()})
-    else:
+    elif not handle.yielded:
         print_value(handle.result())
 
 
@@ -197,6 +202,19 @@ def _wait(handle: Request, over: threading.Event) -> bool:
     except KeyboardInterrupt:
         return handle.cancel()
     return False
+
+
+def _read(handle: Request, show: Callable[[Any], None]) -> None:
+    """Show the values of a handler that yields, until the request is over."""
+    try:
+        with handle.stream() as values:
+            for value in values:
+                if handle.yielded:
+                    show(value)
+    except RequestError:
+        pass  # the request's own end is told
+    except OSError:
+        handle.cancel()  # nobody reads what is shown
 
 
 def _learn_fate(handle: Request) -> str:

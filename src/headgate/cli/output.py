@@ -24,6 +24,7 @@ __all__ = [
     "print_problems",
     "print_table",
     "print_value",
+    "value_printer",
     "waiting",
 ]
 
@@ -154,6 +155,19 @@ def complain(text: str, *, before: str = "") -> None:
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     console.print(before, style="dim", end="")
     console.print(text, style="red")
+
+
+def value_printer(*, as_json: bool) -> Callable[[Any], None]:
+    """Return what writes each value of a stream on one line of stdout, at once; for `waiting`."""
+    stdout = sys.stdout
+
+    def show(value: Any) -> None:
+        shown = jsonable({"value": value} if as_json else value)
+        # On a terminal the spinner has put something before stdout that it makes room for.
+        file = sys.stdout if stdout.isatty() else stdout
+        print(json.dumps(shown, ensure_ascii=as_json), file=file, flush=True)
+
+    return show
 
 
 @contextmanager

@@ -124,11 +124,13 @@ class Emitter:
     # --- the reader's side -----------------------------------------------------------------------
 
     def grant(self, total: int) -> None:
+        """Let the generator yield up to `total` bytes."""
         if total > self._granted:
             self._granted = total
             self._wake_up()
 
     def close(self) -> None:
+        """Have the generator closed at its next value, or now if it is held up."""
         self._invocation.cancelled = True
         self._ending_since = monotonic()
         self._wake_up()

@@ -325,12 +325,14 @@ class ProjectRuntime:
         return begin(invocation) or execute(invocation, gate.handler, self)
 
     def report(self, invocation: Invocation, value: Any) -> None:
+        """Send a progress value; raises PayloadError."""
         data = encode(value, root="progress")
         waiting, invocation.reported = invocation.reported, data
         if waiting is None:
             self._tell(invocation)
 
     def open_stream(self, invocation: Invocation) -> Emitter:
+        """Return what takes the values of a generator."""
         return Emitter(invocation, self._tell)
 
     def _tell(self, invocation: Invocation) -> None:

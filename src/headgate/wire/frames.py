@@ -51,7 +51,7 @@ __all__ = [
 
 MAX_FRAMES = 16 * 1024
 """
-Frames of one message at most, and numbers in one frame; more are not even decoded.
+Frames of one message at most, and numbers or values in one frame; more are not even decoded.
 
 A credit of 4,096 calls gives a side 4,096 each of four frames: that is a call's start, a report,
 an answer and a fate, or two calls that are cancelled at once. A sender that has more waiting sends
@@ -66,6 +66,7 @@ FINISHES = 2
 
 Extensions = dict[str, Any]
 Numbers = Annotated[list[int], msgspec.Meta(max_length=MAX_FRAMES)]
+Values = Annotated[list[bytes], msgspec.Meta(max_length=MAX_FRAMES)]
 
 
 class Call(msgspec.Struct, tag=1, array_like=True, gc=False):
@@ -177,7 +178,7 @@ class Item(msgspec.Struct, tag=10, array_like=True, gc=False):
     """
 
     id: int
-    parts: Annotated[list[bytes], msgspec.Meta(max_length=MAX_FRAMES)]
+    parts: Values
     """Encoded values; with `partial` the last one goes on as the first part of the next frame."""
     partial: bool = False
     extensions: Extensions = {}

@@ -404,7 +404,16 @@ class Session:
     # --- answers to the peer's calls --------------------------------------------------------------
 
     def result(self, number: int, payload: bytes) -> None:
-        """Answer a call of the peer, if it still waits for the answer."""
+        """
+        Answer a call of the peer, if it still waits for the answer.
+
+        Args:
+            number: The call.
+            payload: The encoded result; empty where the values that were sent are the result.
+
+        Raises:
+            LocalProtocolError: A large result is to follow values.
+        """
         if self.serving.pop(number, None) is not None:
             size = len(payload)
             if size > CHUNK_BYTES or self._departing or self._outflowing:
@@ -417,6 +426,8 @@ class Session:
         self._drop_reports(number)
         result = Result(number, payload)
         if len(payload) > CHUNK_BYTES:
+            if number in self._outflowing:
+                raise LocalProtocolError(f"Call {number} has sent values: its result is small")
             try:
                 self._departures.split(result, number)
             except PayloadError as error:
@@ -502,7 +513,7 @@ class Session:
         Raises:
             PayloadError: The peer takes no value of this size.
         """
-        if number in self.serving and self.state is State.OPEN:
+        if number in self.serving:
             self._unsent += self._outflows.put(number, parts)
 
     def fate(self, number: int, fate: str) -> None:

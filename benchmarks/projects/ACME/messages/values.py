@@ -1,0 +1,2 @@
+def handleMessage(payload):
+    yield from range(payload["count"])
