@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from queue import Queue
 from textwrap import dedent
@@ -956,6 +957,17 @@ def test_default_url_is_the_default_port() -> None:
     """The command line calls the port that gateways take, as `connect` does."""
     assert f"ws://127.0.0.1:{DEFAULT_PORT}" == DEFAULT_URL
     assert inspect.signature(headgate.connect).parameters["url"].default == DEFAULT_URL
+
+
+@pytest.mark.parametrize("words", ["ps", "cancel", "permission add"])
+def test_help_fills_its_lines(words: str) -> None:
+    """A paragraph of a command's help is broken where the terminal ends, and nowhere else."""
+    shown = CliRunner(env={"COLUMNS": "70"}).invoke(app, [*words.split(), "--help"]).stdout
+    lines = [line.strip() for line in shown.partition("╭")[0].splitlines()]
+    assert all(len(line) <= 68 for line in lines)
+    for line, following in pairwise(lines):
+        if line and following:
+            assert len(line) + 1 + len(following.split()[0]) > 68
 
 
 def test_help_imports_little() -> None:

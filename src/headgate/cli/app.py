@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -653,3 +654,17 @@ def _named(pairs: list[str] | None) -> dict[str, Path]:
             raise ConfigurationError(f"{pair!r} names no project", cure="Write --project NAME=PATH")
         named[name] = Path(path)
     return named
+
+
+def _flow(group: typer.Typer) -> None:
+    """Make each paragraph of the help one line: the terminal breaks it where it is full."""
+    for command in group.registered_commands:
+        if command.callback is not None:
+            paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+            command.help = "\n\n".join(" ".join(text.split()) for text in paragraphs)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _flow(inner.typer_instance)
+
+
+_flow(app)
