@@ -1143,7 +1143,7 @@ def test_drain(project: Path) -> None:
         while not gateway.running()["running"]:
             pass
         url = ("--url", gateway.url)
-        early = invoke("drain", "--timeout", "0", *url)
+        early = invoke("drain", "--timeout", "0.2", *url)
         listed = invoke("ps", *url).stdout
         refused = invoke("request", "A", "hold", *url)
         gateway.globals["go"].set()
@@ -1152,7 +1152,10 @@ def test_drain(project: Path) -> None:
         off = invoke("drain", "--off", "--json", *url)
         assert client.request("A", "hold").block()
     assert (early.exit_code, early.stdout) == (ExitCode.TIMEOUT, "")
-    assert "The time is up: 1 under way. The gateway goes on draining." in early.stderr
+    assert early.stderr.splitlines() == [
+        "1 under way.",
+        "The time is up: 1 under way. The gateway goes on draining.",
+    ]
     assert listed.startswith("The gateway is draining: it takes nothing new.\n")
     assert refused.exit_code == ExitCode.UNREACHABLE
     assert over.exit_code == ExitCode.FINE

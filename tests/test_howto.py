@@ -1,4 +1,4 @@
-"""The commands of docs/howto are run as they stand there, with clients beyond loopback."""
+"""The commands of docs/howto are run as they stand there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import chdir, closing
+from functools import cached_property
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import headgate
+from headgate.cli.app import app
+from headgate.runtimes.forkserver import why_unsupported
 from headgate.security.certificates import names_of_this_machine
 from tests.test_readme import ROOT, blocks, commands, write_files
 
 PAGE = ROOT / "docs" / "howto" / "secure-gateway.md"
+HANGING = ROOT / "docs" / "howto" / "stop-hanging-handlers.md"
 
 PASSWORDS = {"anna": "anna's secret", "ben": "ben's secret"}
 
@@ -250,3 +255,93 @@ def test_the_log_has_it_all(site: Site) -> None:
     code, said = site.hub.type("headgate audit verify")
     assert (code, "No problems." in said) == (0, True)
     assert not any(secret in json.dumps(rows) for secret in PASSWORDS.values())
+
+
+class Desk:
+    """Somebody who follows the page on handlers that hang, beside a gateway that runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.machine = Machine(folder / "desk", HEADGATE_PORT="0")
+        with chdir(self.machine.folder):
+            assert CliRunner().invoke(app, ["init", "site"]).exit_code == 0
+        self.machine.folder /= "site"
+        write_files(HANGING, self.machine.folder)
+        self.gateway = subprocess.Popen(
+            words("headgate run"),
+            cwd=self.machine.folder,
+            env=self.machine.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.gateway.stdout is not None
+        self.url = self.gateway.stdout.readline().rpartition(" ")[2].strip()
+        self.hanging = ""
+
+    def ask(self) -> None:
+        """Make the request that hangs, and wait until its handler does."""
+        self.client.request("site", "forecast", {"hours": 24})
+        while not (runs := self.client.request("@gateway", "ps").get()["running"]):
+            pass
+        self.hanging = runs[0]["id"]
+
+    def type(self, command: str) -> tuple[int, str]:
+        """Type a command of the page; the run that hangs has another id there."""
+        _, *arguments = shlex.split(command.replace("3-1", self.hanging))
+        done = CliRunner(env={"HEADGATE_URL": self.url}).invoke(app, arguments)
+        return done.exit_code, done.output
+
+    def mend(self, settings: str, script: str) -> None:
+        """Save what the page says, and have it taken up."""
+        with (self.machine.folder / "headgate.toml").open("a") as file:
+            file.write(settings)
+        (self.machine.folder / "projects/site/messages/forecast.py").write_text(script)
+        taken = self.client.request("@gateway", "reload").get()
+        assert not taken["problems"]
+        assert not taken["settings"]["mistakes"]
+
+    @cached_property
+    def client(self) -> headgate.Client:
+        """A client of the owner."""
+        return headgate.connect(self.url)
+
+    def shape(self, text: str) -> str:
+        """What is not by chance in what a command says: no numbers, widths, users and folders."""
+        text = text.replace(str(self.machine.folder), "/srv/site")
+        text = re.sub(r"(?m)\S+ at \S+ *$", "anna at panel", text)
+        text = re.sub(r"(?m)^site: \d workers? .*\n", "", text)
+        return re.sub(r"[\s─]+", " ", re.sub(r"\d[\d.]*", "0", text)).strip()
+
+    def stop(self) -> None:
+        """End the gateway."""
+        self.client.close()
+        self.gateway.terminate()
+        self.gateway.wait(30)
+        assert self.gateway.stdout is not None
+        self.gateway.stdout.close()
+
+
+def test_a_handler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of the page, one after the other, says what the page shows."""
+    if why_unsupported():
+        pytest.skip(why_unsupported())
+    (ask, _), *steps = commands(HANGING)
+    assert ask.startswith("headgate request site forecast")
+    (settings,) = [b.code for b in blocks(HANGING) if b.language == "toml"]
+    mended, program = [b for b in blocks(HANGING) if b.language == "python" and not b.file]
+    codes = {"cancel": 1, "request": 3, "drain --timeout": 3}
+    desk = Desk(tmp_path)
+    monkeypatch.setenv("HEADGATE_HOME", desk.machine.environment["HEADGATE_HOME"])
+    try:
+        desk.ask()
+        for command, shown in steps:
+            if "--timeout 1" in command and "request" in command:
+                desk.mend(settings, mended.code)
+            code, said = desk.type(command)
+            assert desk.shape(said) == desk.shape(shown)
+            assert code == next((c for words, c in codes.items() if words in command), 0)
+        code_of_program = program.code.replace("connect()", f"connect({desk.url!r})")
+        done = desk.machine.run(sys.executable, "-c", code_of_program)
+        assert done == (0, program.output)
+    finally:
+        desk.stop()

@@ -1,4 +1,4 @@
-"""What README.md and docs/handlers.md show was run as it stands there, and links lead somewhere."""
+"""What README.md and the pages on handlers show was run as it stands there; links have targets."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from headgate.cli.ends import EXIT_CODES
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 HANDLERS = ROOT / "docs" / "handlers.md"
+PLANT = [HANDLERS, ROOT / "docs" / "processes.md", ROOT / "docs" / "typed.md"]
+"""The pages whose scripts are one project."""
 PAGES = [
     README,
     ROOT / "CHANGELOG.md",
@@ -148,8 +150,9 @@ def test_readme_knows_the_exit_codes() -> None:
 
 
 def test_handlers(tmp_path: Path) -> None:
-    """The project of docs/handlers.md loads without a problem, and its handlers answer."""
-    write_files(HANDLERS, tmp_path)
+    """The project of the pages on handlers has no problem, and its handlers answer."""
+    for page in PLANT:
+        write_files(page, tmp_path)
     with headgate.Gateway("hub", projects=tmp_path / "projects", port=0) as gateway:
         assert gateway.problems == []
         request = gateway.system.util.sendRequest
@@ -161,9 +164,10 @@ def test_handlers(tmp_path: Path) -> None:
         assert len(request("plant", "report")) == 24
         order = {"number": 7, "lines": [{"recipe": "lemonade", "batches": 2}]}
         assert request("plant", "order", order) == {"lemonade": 1800}
-        page = HANDLERS.read_text("utf-8")
         wrong, told = re.findall(
-            r"^<!-- refused by \S+/order\.py: (.*) -->\n\n```text\n(.*)\n```$", page, re.MULTILINE
+            r"^<!-- refused by \S+/order\.py: (.*) -->\n\n```text\n(.*)\n```$",
+            PLANT[-1].read_text("utf-8"),
+            re.MULTILINE,
         )[0]
         with pytest.raises(headgate.PayloadError) as caught:
             request("plant", "order", json.loads(wrong))

@@ -23,6 +23,7 @@ from headgate.cli.output import (
     print_problems,
     print_table,
     print_value,
+    progress_line,
     value_printer,
     waiting,
 )
@@ -92,7 +93,7 @@ def request(target: Target, payload: str | None, wishes: Wishes) -> None:
                     **wishes,
                     on_success=lambda _: over.set(),
                     on_error=lambda _: over.set(),
-                    on_progress=show,
+                    on_progress=lambda value: show(progress_line(value)),
                 )
             reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
             reader.start()

@@ -24,6 +24,7 @@ __all__ = [
     "print_problems",
     "print_table",
     "print_value",
+    "progress_line",
     "value_printer",
     "waiting",
 ]
@@ -171,15 +172,15 @@ def value_printer(*, as_json: bool) -> Callable[[Any], None]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Callable[[Any], None]]:
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
     """
     Show on stderr that something is awaited, and for how long; nothing where it is no terminal.
 
     Yields:
-        A function that shows a progress value.
+        A function that shows a line.
     """
     if not sys.stderr.isatty():
-        yield lambda value: print(_progress(value), file=sys.stderr, flush=True)
+        yield lambda line: print(line, file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -190,8 +191,9 @@ def waiting(what: str) -> Iterator[Callable[[Any], None]]:
         SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True
     ) as spinner:
         spinner.add_task(what, total=None)
-        yield lambda value: spinner.console.print(_progress(value))
+        yield spinner.console.print
 
 
-def _progress(value: Any) -> str:
+def progress_line(value: Any) -> str:
+    """Return a progress value as people see it."""
     return f"progress: {json.dumps(jsonable(value), ensure_ascii=False)}"

@@ -115,7 +115,7 @@ def _wait_for(
             if end is not None and time.monotonic() >= end:
                 break
             if not target.as_json and shown != (shown := _under_way(found)):
-                show(shown)
+                show(f"{shown}.")
             time.sleep(LOOK_SECONDS)
             found = _drain(client, target, {})
     return found
