@@ -252,7 +252,12 @@ class PayloadError(RequestError, ValueError):
 
 
 class HandlerKilled(RequestError):
-    """What the handler ran in died or was killed; the text names the one to blame."""
+    """
+    The worker process that the handler ran in died; what the handler had done by then is done.
+
+    It crashed, ended itself, or held more memory than it may: the text tells which. A worker that
+    is killed because of a timeout or a cancellation ends its request with these.
+    """
 
     code = "killed"
 

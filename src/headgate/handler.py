@@ -83,7 +83,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     warn_after: float | None = None
-    """Seconds after which a run that still goes on is named in the log, once; None for never."""
+    """
+    Seconds after which a run that still goes on is named in the log, once; None for what the
+    gateway's settings say of all handlers.
+    """
 
     roles: tuple[str, ...] = ()
     """
@@ -215,10 +218,24 @@ def handler(**settings: Unpack[HandlerOptions]) -> Callable[[Function], Function
         def handleMessage(payload): ...
 
     The function stays as it is. The gateway reads the settings from the script's text, so they
-    are literals.
+    are literals. Those in ``project.toml`` win over them.
 
     Args:
-        settings: Those of `HandlerSettings`, by their names; `roles` and `zones` are lists.
+        settings: By their names:
+
+            ``runtime``: ``"thread"``, or ``"process"`` for a worker process, which can be killed.
+            ``memory``: MiB that the worker of a process handler may hold.
+            ``threading``: ``"Shared"``, or ``"Dedicated"``: one call at a time, in order.
+            ``concurrency``: calls that run at once.
+            ``queue``: calls that may wait, 10000 if left out.
+            ``order_by``: the key of the payload by whose value calls are kept in order.
+            ``timeout``: seconds that a call may take, whatever its caller allows.
+            ``on_timeout``: what a cancellation or a timeout does to it: ``"abandon"``,
+            ``"interrupt"`` or ``"kill"``.
+            ``on_disconnect``: what the end of its caller's connection does to it: ``"cancel"`` or
+            ``"finish"``.
+            ``warn_after``: seconds after which a run that still goes on is named in the log.
+            ``roles``, ``zones``: lists of who may call it, and from where.
 
     Raises:
         TypeError: There is no such setting.

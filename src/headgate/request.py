@@ -204,7 +204,8 @@ class Request(msgspec.Struct, eq=False):
         error is raised. A handler that yields nothing but returns gives its result as one value.
 
         Values that are read here are no part of the result: `get` and `onSuccess` give None then.
-        Without `stream` they give a list of all values.
+        Without `stream` they give a list of all values. To leave the loop before its end cancels
+        the request.
         """
         with _lock:
             values = self._open_values()
@@ -286,9 +287,10 @@ class Request(msgspec.Struct, eq=False):
         """
         What became of the handler, as far as it is known.
 
-        One of ``"not started"``, ``"stopped"``, ``"still running"``, ``"finished"`` and
-        ``"unknown"``. After a cancellation or a timeout the executing side updates it, for up to
-        60 seconds.
+        ``"not started"``: it never begins. ``"stopped"``: it was cut off, and nothing of it goes
+        on. ``"still running"``: it goes on. ``"finished"``: it came to its own end. ``"unknown"``:
+        nobody can know, or the request is not over. After a cancellation or a timeout the executing
+        side updates it, for up to 60 seconds.
         """
         outcome = self._outcome
         if self._fate or outcome is None:

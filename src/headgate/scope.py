@@ -197,10 +197,11 @@ class Scope(ABC):
             priority: ``low``, ``normal`` or ``high``: of requests that wait, which begin first.
                 Default: as the request whose handler asks for this one, else ``normal``.
             retries: How often it is sent again, up to 100 times and within the timeout, after a
-                failure that may pass and with which it certainly did not start: see
-                `headgate.retries`.
+                failure that may pass and with which it certainly did not begin: `Overloaded`,
+                `GatewayUnreachable`, and `ConnectionLost` before it was sent.
             on_disconnect: What the end of this program's connection does to the handler:
-                ``cancel`` it, or let it ``finish`` with nobody to take its result.
+                ``cancel`` it, or let it ``finish`` with nobody to take its result. A handler whose
+                own setting is ``finish`` goes on in any case.
 
         Raises:
             ValueError: A name is missing, or an argument has a value that it cannot have.

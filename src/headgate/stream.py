@@ -87,7 +87,8 @@ class Stream:
 
     One reader at a time reads it, on any thread and any event loop. To leave it early, by
     ``close``, at the end of a ``with``, or by leaving the loop that has the only reference to it,
-    cancels the request.
+    cancels the request, and its generator is closed. An error of the request is raised after the
+    values that came before it.
     """
 
     def __init__(self, request: Request, values: Values, requester: Requester) -> None:
