@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import chdir, closing
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -279,10 +280,11 @@ class Desk:
         self.hanging = ""
 
     def ask(self) -> None:
-        """Make the request that hangs, and wait until its handler does."""
+        """Make the request that hangs, and wait until the gateway knows all about its handler."""
         self.client.request("site", "forecast", {"hours": 24})
-        while not (runs := self.client.request("@gateway", "ps").get()["running"]):
-            pass
+        runs: list[dict[str, Any]] = []
+        while not runs or runs[0]["cpu_seconds"] is None:
+            runs = self.client.request("@gateway", "ps").get()["running"]
         self.hanging = runs[0]["id"]
 
     def type(self, command: str) -> tuple[int, str]:
