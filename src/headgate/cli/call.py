@@ -96,9 +96,7 @@ def request(target: Target, payload: str | None, wishes: Wishes) -> None:
                     on_progress=lambda value: show(progress_line(value)),
                 )
             reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
-            reader.start()
-            interrupted = _wait(handle, over)
-            reader.join()
+            interrupted = _wait(handle, over, reader)
             fate = _learn_fate(handle)
     if (error := handle.error()) is not None:
         code = ExitCode.CANCELLED if interrupted else None
@@ -221,14 +219,18 @@ def _read_payload(text: str | None) -> Any:
     raise ConfigurationError(problem, cure="""Write it as '{"number": 55}', @FILE or - for stdin""")
 
 
-def _wait(handle: Request, over: threading.Event) -> bool:
-    """Wait until a request is over; True if Ctrl-C ended it."""
+def _wait(handle: Request, over: threading.Event, reader: threading.Thread) -> bool:
+    """Wait until a request is over and its values are shown; True if Ctrl-C ended it."""
+    interrupted = False
     try:
+        reader.start()  # waits for the thread: Ctrl-C may come meanwhile
         while not over.wait(LOOK_SECONDS):
             pass
     except KeyboardInterrupt:
-        return handle.cancel()
-    return False
+        interrupted = handle.cancel()
+    if reader.is_alive():
+        reader.join()
+    return interrupted
 
 
 def _read(handle: Request, show: Callable[[Any], None]) -> None:
