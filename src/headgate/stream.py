@@ -85,10 +85,9 @@ class Stream:
     """
     The values that a handler yields, for ``for`` and ``async for``; `Request.stream` makes it.
 
-    One reader at a time reads it, on any thread and any event loop. To leave it early, by
-    ``close``, at the end of a ``with``, or by leaving the loop that has the only reference to it,
-    cancels the request, and its generator is closed. An error of the request is raised after the
-    values that came before it.
+    Any thread and any event loop may read it; of several readers each gets other values. To leave
+    it early, by ``close``, at the end of a ``with``, or by leaving the loop that has the only
+    reference to it, cancels the request.
     """
 
     def __init__(self, request: Request, values: Values, requester: Requester) -> None:

@@ -23,7 +23,6 @@ from headgate.cli.output import (
     print_problems,
     print_table,
     print_value,
-    progress_line,
     value_printer,
     waiting,
 )
@@ -93,10 +92,12 @@ def request(target: Target, payload: str | None, wishes: Wishes) -> None:
                     **wishes,
                     on_success=lambda _: over.set(),
                     on_error=lambda _: over.set(),
-                    on_progress=lambda value: show(progress_line(value)),
+                    on_progress=show,
                 )
             reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
-            interrupted = _wait(handle, over, reader)
+            reader.start()
+            interrupted = _wait(handle, over)
+            reader.join()
             fate = _learn_fate(handle)
     if (error := handle.error()) is not None:
         code = ExitCode.CANCELLED if interrupted else None
@@ -219,18 +220,14 @@ def _read_payload(text: str | None) -> Any:
     raise ConfigurationError(problem, cure="""Write it as '{"number": 55}', @FILE or - for stdin""")
 
 
-def _wait(handle: Request, over: threading.Event, reader: threading.Thread) -> bool:
-    """Wait until a request is over and its values are shown; True if Ctrl-C ended it."""
-    interrupted = False
+def _wait(handle: Request, over: threading.Event) -> bool:
+    """Wait until a request is over; True if Ctrl-C ended it."""
     try:
-        reader.start()  # waits for the thread: Ctrl-C may come meanwhile
         while not over.wait(LOOK_SECONDS):
             pass
     except KeyboardInterrupt:
-        interrupted = handle.cancel()
-    if reader.is_alive():
-        reader.join()
-    return interrupted
+        return handle.cancel()
+    return False
 
 
 def _read(handle: Request, show: Callable[[Any], None]) -> None:

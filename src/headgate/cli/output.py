@@ -24,7 +24,6 @@ __all__ = [
     "print_problems",
     "print_table",
     "print_value",
-    "progress_line",
     "value_printer",
     "waiting",
 ]
@@ -172,15 +171,22 @@ def value_printer(*, as_json: bool) -> Callable[[Any], None]:
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[Callable[[str], None]]:
+def waiting(
+    what: str, *, line_of: Callable[[Any], str] | None = None
+) -> Iterator[Callable[[Any], None]]:
     """
     Show on stderr that something is awaited, and for how long; nothing where it is no terminal.
 
+    Args:
+        what: What is awaited.
+        line_of: Writes a value for people; else it is shown as progress.
+
     Yields:
-        A function that shows a line.
+        A function that shows a value.
     """
+    line_of = line_of or _progress
     if not sys.stderr.isatty():
-        yield lambda line: print(line, file=sys.stderr, flush=True)
+        yield lambda value: print(line_of(value), file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -191,9 +197,8 @@ def waiting(what: str) -> Iterator[Callable[[str], None]]:
         SpinnerColumn(), text, TimeElapsedColumn(), console=console, transient=True
     ) as spinner:
         spinner.add_task(what, total=None)
-        yield spinner.console.print
+        yield lambda value: spinner.console.print(line_of(value))
 
 
-def progress_line(value: Any) -> str:
-    """Return a progress value as people see it."""
+def _progress(value: Any) -> str:
     return f"progress: {json.dumps(jsonable(value), ensure_ascii=False)}"

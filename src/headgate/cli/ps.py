@@ -93,7 +93,7 @@ def drain(target: Target, *, off: bool, timeout: float | None) -> None:
     elif is_over:
         print("Nothing is under way. The gateway takes nothing new until: headgate drain --off")
     elif found["draining"]:
-        complain(f"The time is up: {_under_way(found)}. The gateway goes on draining.")
+        complain(f"The time is up: {_under_way(found)} The gateway goes on draining.")
     else:
         complain("Somebody let the gateway take up service again.")
     if not is_over:
@@ -110,12 +110,12 @@ def _wait_for(
 ) -> dict[str, Any]:
     end = None if timeout is None else time.monotonic() + timeout
     shown = ""
-    with waiting("draining") as show:
+    with waiting("draining", line_of=_under_way) as show:
         while found["draining"] and found["under_way"]:
             if end is not None and time.monotonic() >= end:
                 break
             if not target.as_json and shown != (shown := _under_way(found)):
-                show(f"{shown}.")
+                show(found)
             time.sleep(LOOK_SECONDS)
             found = _drain(client, target, {})
     return found
@@ -123,7 +123,7 @@ def _wait_for(
 
 def _under_way(found: dict[str, Any]) -> str:
     abandoned = f", {found['abandoned']} of them abandoned" if found["abandoned"] else ""
-    return f"{found['under_way']} under way{abandoned}"
+    return f"{found['under_way']} under way{abandoned}."
 
 
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
