@@ -31,6 +31,9 @@ __all__ = ["LAST_SECONDS", "ClientSession", "Sessions", "Switchboard"]
 LOOK_SECONDS = 3600.0
 """Seconds after which a login that ends by itself is looked at again at the latest."""
 
+UNLIMITED = 2**62
+"""Bytes of yielded values that nobody takes: all that come."""
+
 LAST_SECONDS = 0.5
 """Seconds that a client whose session is ended has to read why."""
 
@@ -197,6 +200,8 @@ class ClientSession:
         for invocation in (each for each in serving if isinstance(each, Invocation)):
             if _finishes(invocation) and not self.ended_by_gateway:
                 invocation.asker = NOBODY
+                # Nobody reads what it yields, so nothing may hold it up.
+                invocation.grant(UNLIMITED)
                 continue
             error = CancellationException(f"The caller is gone: {reason}")
             self._switchboard.stop_invocation(invocation, error)
