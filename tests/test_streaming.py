@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import headgate
+from conftest import Rig
 from headgate.invocation import FIRST_GRANT, Fate
 from headgate.runtimes import emitter
 from headgate.runtimes.gate import MOST_ABANDONED
-
-if TYPE_CHECKING:
-    from conftest import Rig
 
 COUNT = """
     def handleMessage(payload, context):
@@ -435,6 +433,98 @@ def test_reading_on_an_event_loop_is_refused(client: headgate.Client) -> None:
         stream.close()
 
     asyncio.run(main())
+
+
+# --- handlers in processes ------------------------------------------------------------------------
+
+WORKER = """
+    import os, pathlib, signal, time, headgate
+    @headgate.handler(runtime="process")
+    HEAD handleMessage(payload):
+        end = "closed"
+        try:
+            yield os.getpid()
+            for number in range(payload["n"]):
+                yield number
+                if number == payload.get("dies"):
+                    time.sleep(0.05)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if number == payload.get("hangs"):
+                    time.sleep(1000)
+            end = "ended"
+        finally:
+            pathlib.Path(payload["file"]).write_text(end)
+    """
+WORKER_NESTED = """
+    import headgate
+    @headgate.handler(runtime="process")
+    def handleMessage(payload):
+        yield from system.util.sendRequestAsync("ACME", payload["inner"], payload).stream()
+    """
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Client]:
+    folder = tmp_path_factory.mktemp("workers")
+    rig = Rig(folder)
+    scripts = {
+        "ACME/count": WORKER.replace("HEAD", "def"),
+        "ACME/acount": WORKER.replace("HEAD", "async def"),
+        "ACME/nested": WORKER_NESTED,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADGATE_HOME", str(folder / "home"))
+        yield rig.client(rig.gateway(scripts))
+        rig.end()
+
+
+@ON_LINUX
+@BOTH
+@pytest.mark.parametrize("nested", [False, True])
+def test_leaving_early_closes_the_generator_of_a_worker(
+    workers: headgate.Client, tmp_path: Path, handler: str, nested: bool
+) -> None:
+    """One that waits for its reader is closed, and its worker goes on."""
+    payload = {"n": 10**9, "inner": handler, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", "nested" if nested else handler, payload)
+    with request.stream() as stream:
+        pid = next(stream)
+        assert list(islice(stream, 10_000)) == list(range(10_000))
+    assert request.wait_fate() == Fate.STOPPED
+    Rig.until(lambda: (tmp_path / "end").exists() and (tmp_path / "end").read_text())
+    assert (tmp_path / "end").read_text() == "closed"
+    assert os.path.exists(f"/proc/{pid}")
+
+
+@ON_LINUX
+@BOTH
+def test_one_that_does_not_end_is_killed(
+    workers: headgate.Client, tmp_path: Path, handler: str
+) -> None:
+    """A generator that is busy between two values has a moment, no more."""
+    payload = {"n": 10**9, "hangs": 0, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", handler, payload)
+    with request.stream() as stream:
+        pid = next(stream)
+    assert request.wait_fate() == Fate.STOPPED
+    Rig.until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert not (tmp_path / "end").exists()
+
+
+@ON_LINUX
+@BOTH
+def test_values_come_before_the_death(
+    workers: headgate.Client, tmp_path: Path, handler: str
+) -> None:
+    """What a worker had sent when it died is not lost."""
+    payload = {"n": 10**9, "dies": 1000, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", handler, payload)
+    stream = request.stream()
+    assert list(islice(stream, 1, 1002)) == list(range(1001))
+    with pytest.raises(headgate.HandlerKilled):
+        next(stream)
+    assert (request.started, request.fate) == (True, Fate.STOPPED)
 
 
 # --- two processes --------------------------------------------------------------------------------

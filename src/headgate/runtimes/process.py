@@ -69,6 +69,9 @@ MEBIBYTE = 1024 * 1024
 INTERRUPT_SECONDS = 1.0
 """Seconds that an interrupted handler has to end before its worker is killed."""
 
+CLOSING_SECONDS = 0.1
+"""Seconds that a generator has to be closed before its worker is killed."""
+
 RELEASE_SECONDS = 2.0
 """Seconds that a worker has to end by itself."""
 
@@ -262,10 +265,14 @@ class ProcessLane:
         worker, number = place
         gate = worker.given[number].gate
         mode = gate.handler.settings.on_timeout or "kill"
-        if mode == "kill":
+        if mode == "kill" and not gate.handler.signature.streams:
             self._kill(worker, _stopped(invocation))
             return True
         worker.stop(number)
+        if mode == "kill":
+            # To leave a stream early is nothing unusual, and most stand in their `yield` then.
+            self._loop.call_later(CLOSING_SECONDS, self._kill_late, worker, invocation)
+            return True
         if mode == "interrupt":
             worker.interrupted = invocation
             worker.interrupt()
