@@ -13,6 +13,7 @@ from headgate.errors import (
     CancellationException,
     ClientNotFound,
     GatewayUnreachable,
+    Overloaded,
     PayloadError,
     RequestError,
 )
@@ -265,8 +266,9 @@ class ClientSession:
         """Send values; a stream with one that cannot be sent ends."""
         try:
             self._session.items(invocation.sequence, parts)
-        except PayloadError as error:
-            self._switchboard.stop_invocation(invocation, error)
+        except (Overloaded, PayloadError) as error:
+            # Without the traceback, which would keep the values.
+            self._switchboard.stop_invocation(invocation, error.with_traceback(None))
         self._channel.flush_soon()
 
     def learned(self, invocation: Invocation, fate: str) -> None:
