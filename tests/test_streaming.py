@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from textwrap import dedent
@@ -339,6 +340,43 @@ def test_a_lost_caller_closes_the_generator(
     assert told(gateway) == "closed"
     with pytest.raises(headgate.ConnectionLost):
         list(stream)
+
+
+def test_a_stream_that_is_closed_gives_nothing(asked: Any) -> None:
+    """Whatever had come, and whatever the handler is: it may be closed again."""
+    for handler, result in (("count", None), ("echo", {"n": 5})):
+        request = asked.request("ACME", handler, {"n": 5})
+        stream = request.stream()
+        assert request.block()
+        stream.close()
+        stream.close()
+        assert list(stream) == []
+        assert request.get() == result
+
+
+def test_a_stream_that_is_garbage_cancels_its_request_later(gateway: headgate.Gateway) -> None:
+    """A collection comes in the middle of anything that the client does on its event loop."""
+
+    async def main() -> None:
+        async with headgate.connect(gateway.url) as client:
+            request = client.request("ACME", "count", {"n": MANY})
+            stream = request.stream()
+            await anext(stream)
+            del stream
+            assert not request.done
+            with pytest.raises(headgate.CancellationException):
+                await request
+
+    asyncio.run(main())
+
+
+def test_several_readers_share_the_values(client: headgate.Client) -> None:
+    """Each gets others, in order, none is lost, and all come to the end."""
+    stream = client.request("ACME", "count", {"n": MANY}).stream()
+    with ThreadPoolExecutor(3) as readers:
+        parts = list(readers.map(list, [stream] * 3))
+    assert all(part == sorted(part) for part in parts)
+    assert sorted(value for part in parts for value in part) == list(range(MANY))
 
 
 # --- a reader that is slow ------------------------------------------------------------------------

@@ -15,9 +15,9 @@ by the peer, or the session ends. Only while it is there can it be answered.
 Rule 3: The numbers of one side's calls go up by at least one. A number is never used again.
 
 Rule 4: Nothing in here grows without bound: open calls are limited by the credit, waiting bytes by
-`unsent`, with values of streams by `MAX_VALUES` times that, waiting answers by `MAX_ANSWERS` and one
-more message of `MAX_FRAMES`, remembered ends by `REMEMBERED_ENDS` and `FATE_SECONDS`, payloads that arrive in parts by `Credit.payload`,
-`MAX_PARTIAL` and the `Allowance`.
+`unsent`, with values of streams by `MAX_VALUES` times that, waiting answers by `MAX_ANSWERS` and
+one more message of `MAX_FRAMES`, remembered ends by `REMEMBERED_ENDS` and `FATE_SECONDS`, payloads
+that arrive in parts by `Credit.payload`, `MAX_PARTIAL` and the `Allowance`.
 
 Rule 5: Nothing is encoded before the transport has room for it. Control frames leave before
 answers, answers before calls, and all of them before the parts of large payloads.
