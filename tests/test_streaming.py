@@ -20,7 +20,7 @@ import pytest
 import headgate
 from conftest import Rig
 from headgate.invocation import FIRST_GRANT, Fate
-from headgate.runtimes import emitter
+from headgate.runtimes import emitter, process
 from headgate.runtimes.gate import MOST_ABANDONED
 
 COUNT = """
@@ -521,9 +521,14 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Clien
 @BOTH
 @pytest.mark.parametrize("nested", [False, True])
 def test_leaving_early_closes_the_generator_of_a_worker(
-    workers: headgate.Client, tmp_path: Path, handler: str, nested: bool
+    workers: headgate.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: str,
+    nested: bool,
 ) -> None:
     """One that waits for its reader is closed, and its worker goes on."""
+    monkeypatch.setattr(process, "CLOSING_SECONDS", 20.0)
     payload = {"n": 10**9, "inner": handler, "file": str(tmp_path / "end")}
     request = workers.request("ACME", "nested" if nested else handler, payload)
     with request.stream() as stream:
@@ -577,7 +582,7 @@ GATEWAY = """
 
 
 @pytest.fixture
-def process(rig: Rig) -> Iterator[tuple[str, int]]:
+def other_process(rig: Rig) -> Iterator[tuple[str, int]]:
     """A gateway in a process of its own: its URL and pid."""
     script = "def handleMessage(payload):\n    yield from range(payload['n'])\n"
     folder = rig.projects({"ACME/range": script})
@@ -596,9 +601,9 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_slow_reader_costs_the_gateway_no_memory(process: tuple[str, int]) -> None:
+def test_a_slow_reader_costs_the_gateway_no_memory(other_process: tuple[str, int]) -> None:
     """While a million values wait for their reader, the gateway holds a window of them."""
-    url, pid = process
+    url, pid = other_process
     with headgate.connect(url) as client:
         assert len(client.request("ACME", "range", {"n": 10_000}).get()) == 10_000
         before = resident(pid)

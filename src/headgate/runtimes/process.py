@@ -69,7 +69,7 @@ MEBIBYTE = 1024 * 1024
 INTERRUPT_SECONDS = 1.0
 """Seconds that an interrupted handler has to end before its worker is killed."""
 
-CLOSING_SECONDS = 0.1
+CLOSING_SECONDS = 0.2
 """Seconds that a generator has to be closed before its worker is killed."""
 
 RELEASE_SECONDS = 2.0
