@@ -178,7 +178,9 @@ class TestDisconnect:
         """Nobody reads its values any more, so they hold it up no longer."""
         script = FLOOD.replace("RUNTIME", "process" if where == "process" else "thread")
         if where == "async":
-            script = script.replace("runtime='thread'", "").replace("def handle", "async def handle")
+            script = script.replace("runtime='thread'", "").replace(
+                "def handle", "async def handle"
+            )
         audit = AuditSettings(requests="all")
         everything: dict[str, Any] = {"recorder": records, "config": Settings(audit=audit)}
         network = MemoryNetwork()
