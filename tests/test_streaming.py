@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -493,6 +494,21 @@ WORKER = """
         finally:
             pathlib.Path(payload["file"]).write_text(end)
     """
+WORKER_LEAVES = """
+    import os, headgate
+    @headgate.handler(runtime="process")
+    def handleMessage(payload):
+        global stream
+        stream = system.util.sendRequestAsync("ACME", "flood", payload).stream()
+        next(stream)
+        return os.getpid()
+    """
+FLOOD = """
+    import pathlib
+    def handleMessage(payload):
+        yield from (bytes(1000) for _ in range(1000))
+        pathlib.Path(payload["file"]).touch()
+    """
 WORKER_NESTED = """
     import headgate
     @headgate.handler(runtime="process")
@@ -510,6 +526,8 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Clien
         "ACME/count": WORKER.replace("HEAD", "def"),
         "ACME/acount": WORKER.replace("HEAD", "async def"),
         "ACME/nested": WORKER_NESTED,
+        "ACME/leaves": WORKER_LEAVES,
+        "ACME/flood": FLOOD,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HEADGATE_HOME", str(folder / "home"))
@@ -568,6 +586,14 @@ def test_values_come_before_the_death(
     with pytest.raises(headgate.HandlerKilled):
         next(stream)
     assert (request.started, request.fate) == (True, Fate.STOPPED)
+
+
+@ON_LINUX
+def test_a_reader_that_died_holds_nothing_up(workers: headgate.Client, tmp_path: Path) -> None:
+    """What a worker had asked for, and left behind, runs to its end when the worker is gone."""
+    pid = workers.request("ACME", "leaves", {"file": str(tmp_path / "end")}).get()
+    os.kill(pid, signal.SIGKILL)
+    Rig.until((tmp_path / "end").exists, seconds=10)
 
 
 # --- two processes --------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from headgate.errors import (
 )
 from headgate.gateway.dispatch import NOBODY
 from headgate.gateway.limits import Admission
-from headgate.invocation import HIGH, LOW, Caller, Fate, Invocation
+from headgate.invocation import HIGH, LOW, UNLIMITED, Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Gate
 from headgate.scope import MAX_TIMEOUT
@@ -31,9 +31,6 @@ __all__ = ["LAST_SECONDS", "ClientSession", "Sessions", "Switchboard"]
 
 LOOK_SECONDS = 3600.0
 """Seconds after which a login that ends by itself is looked at again at the latest."""
-
-UNLIMITED = 2**62
-"""Bytes of yielded values that nobody takes: all that come."""
 
 LAST_SECONDS = 0.5
 """Seconds that a client whose session is ended has to read why."""

@@ -21,7 +21,7 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.handler import PoolSettings
-from headgate.invocation import Caller, Invocation
+from headgate.invocation import UNLIMITED, Caller, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.fair import FairQueue
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess, ended_by, log
@@ -527,6 +527,9 @@ class ProcessLane:
         for number, given in list(worker.given.items()):
             self._end(worker, given, worker.killed or _killed(given, worker.process.pid, status))
             del worker.given[number]
+        for nested in worker.calls.values():
+            # What its handlers had left behind goes on, and nobody reads what it yields.
+            nested.grant(UNLIMITED)
         worker.close()
         if not expected:
             how = ended_by(status)
