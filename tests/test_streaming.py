@@ -489,6 +489,7 @@ WORKER = """
                     time.sleep(0.05)
                     os.kill(os.getpid(), signal.SIGKILL)
                 if number == payload.get("hangs"):
+                    pathlib.Path(payload["file"] + ".busy").touch()
                     time.sleep(1000)
             end = "ended"
         finally:
@@ -568,6 +569,7 @@ def test_one_that_does_not_end_is_killed(
     request = workers.request("ACME", handler, payload)
     with request.stream() as stream:
         pid = next(stream)
+        Rig.until((tmp_path / "end.busy").exists)
     assert request.wait_fate() == Fate.STOPPED
     Rig.until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert not (tmp_path / "end").exists()
