@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -412,6 +414,26 @@ class TestInsideAGateway:
         assert (handle.started, handle.fate) == (False, "not started")
         rig.until(lambda: busy.stats()["open"] == 1)
         assert busy._dispatch.pauses._timers == {}
+
+    def test_a_cancel_as_the_wait_begins_ends_it(
+        self, rig: Rig, busy: headgate.Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whichever comes first, nothing is left in a table until the next try."""
+        monkeypatch.setattr("headgate.retries.random.uniform", lambda a, b: 50)
+        asked: queue.Queue[bool] = queue.Queue()
+        may_wait = busy.may_wait
+
+        def cancelled(parent: Any) -> bool:
+            with ThreadPoolExecutor(1) as other:
+                asked.put(other.submit(handles.get(timeout=20).cancel).result())
+            return may_wait(parent)
+
+        handles: queue.Queue[headgate.Request] = queue.Queue()
+        monkeypatch.setattr(busy, "may_wait", cancelled)
+        handles.put(busy.scope("").request("ACME", "hold", 2, retries=3))
+        assert asked.get(timeout=20) is True
+        rig.until(lambda: busy.stats()["open"] == 1, seconds=10)
+        rig.until(lambda: busy._dispatch.pauses._timers == {}, seconds=10)
 
     def test_stopping_the_gateway_ends_the_wait(
         self, rig: Rig, busy: headgate.Gateway, monkeypatch: pytest.MonkeyPatch

@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 import headgate
+from conftest import Rig
 from headgate.invocation import FIRST_GRANT, Fate
-from headgate.runtimes import emitter
+from headgate.runtimes import emitter, process
 from headgate.runtimes.gate import MOST_ABANDONED
-
-if TYPE_CHECKING:
-    from conftest import Rig
 
 COUNT = """
     def handleMessage(payload, context):
@@ -343,6 +343,43 @@ def test_a_lost_caller_closes_the_generator(
         list(stream)
 
 
+def test_a_stream_that_is_closed_gives_nothing(asked: Any) -> None:
+    """Whatever had come, and whatever the handler is: it may be closed again."""
+    for handler, result in (("count", None), ("echo", {"n": 5})):
+        request = asked.request("ACME", handler, {"n": 5})
+        stream = request.stream()
+        assert request.block()
+        stream.close()
+        stream.close()
+        assert list(stream) == []
+        assert request.get() == result
+
+
+def test_a_stream_that_is_garbage_cancels_its_request_later(gateway: headgate.Gateway) -> None:
+    """A collection comes in the middle of anything that the client does on its event loop."""
+
+    async def main() -> None:
+        async with headgate.connect(gateway.url) as client:
+            request = client.request("ACME", "count", {"n": MANY})
+            stream = request.stream()
+            await anext(stream)
+            del stream
+            assert not request.done
+            with pytest.raises(headgate.CancellationException):
+                await request
+
+    asyncio.run(main())
+
+
+def test_several_readers_share_the_values(client: headgate.Client) -> None:
+    """Each gets others, in order, none is lost, and all come to the end."""
+    stream = client.request("ACME", "count", {"n": MANY}).stream()
+    with ThreadPoolExecutor(3) as readers:
+        parts = list(readers.map(list, [stream] * 3))
+    assert all(part == sorted(part) for part in parts)
+    assert sorted(value for part in parts for value in part) == list(range(MANY))
+
+
 # --- a reader that is slow ------------------------------------------------------------------------
 
 STEPS = """
@@ -437,6 +474,130 @@ def test_reading_on_an_event_loop_is_refused(client: headgate.Client) -> None:
     asyncio.run(main())
 
 
+# --- handlers in processes ------------------------------------------------------------------------
+
+WORKER = """
+    import os, pathlib, signal, time, headgate
+    @headgate.handler(runtime="process")
+    HEAD handleMessage(payload):
+        end = "closed"
+        try:
+            yield os.getpid()
+            for number in range(payload["n"]):
+                yield number
+                if number == payload.get("dies"):
+                    time.sleep(0.05)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if number == payload.get("hangs"):
+                    pathlib.Path(payload["file"] + ".busy").touch()
+                    time.sleep(1000)
+            end = "ended"
+        finally:
+            pathlib.Path(payload["file"]).write_text(end)
+    """
+WORKER_LEAVES = """
+    import os, headgate
+    @headgate.handler(runtime="process")
+    def handleMessage(payload):
+        global stream
+        stream = system.util.sendRequestAsync("ACME", "flood", payload).stream()
+        next(stream)
+        return os.getpid()
+    """
+FLOOD = """
+    import pathlib
+    def handleMessage(payload):
+        yield from (bytes(1000) for _ in range(1000))
+        pathlib.Path(payload["file"]).touch()
+    """
+WORKER_NESTED = """
+    import headgate
+    @headgate.handler(runtime="process")
+    def handleMessage(payload):
+        yield from system.util.sendRequestAsync("ACME", payload["inner"], payload).stream()
+    """
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Client]:
+    folder = tmp_path_factory.mktemp("workers")
+    rig = Rig(folder)
+    scripts = {
+        "ACME/count": WORKER.replace("HEAD", "def"),
+        "ACME/acount": WORKER.replace("HEAD", "async def"),
+        "ACME/nested": WORKER_NESTED,
+        "ACME/leaves": WORKER_LEAVES,
+        "ACME/flood": FLOOD,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADGATE_HOME", str(folder / "home"))
+        yield rig.client(rig.gateway(scripts))
+        rig.end()
+
+
+@ON_LINUX
+@BOTH
+@pytest.mark.parametrize("nested", [False, True])
+def test_leaving_early_closes_the_generator_of_a_worker(
+    workers: headgate.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: str,
+    nested: bool,
+) -> None:
+    """One that waits for its reader is closed, and its worker goes on."""
+    monkeypatch.setattr(process, "CLOSING_SECONDS", 20.0)
+    payload = {"n": 10**9, "inner": handler, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", "nested" if nested else handler, payload)
+    with request.stream() as stream:
+        pid = next(stream)
+        assert list(islice(stream, 10_000)) == list(range(10_000))
+    assert request.wait_fate() == Fate.STOPPED
+    Rig.until(lambda: (tmp_path / "end").exists() and (tmp_path / "end").read_text())
+    assert (tmp_path / "end").read_text() == "closed"
+    assert os.path.exists(f"/proc/{pid}")
+
+
+@ON_LINUX
+@BOTH
+def test_one_that_does_not_end_is_killed(
+    workers: headgate.Client, tmp_path: Path, handler: str
+) -> None:
+    """A generator that is busy between two values has a moment, no more."""
+    payload = {"n": 10**9, "hangs": 0, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", handler, payload)
+    with request.stream() as stream:
+        pid = next(stream)
+        Rig.until((tmp_path / "end.busy").exists)
+    assert request.wait_fate() == Fate.STOPPED
+    Rig.until(lambda: not os.path.exists(f"/proc/{pid}"))
+    assert not (tmp_path / "end").exists()
+
+
+@ON_LINUX
+@BOTH
+def test_values_come_before_the_death(
+    workers: headgate.Client, tmp_path: Path, handler: str
+) -> None:
+    """What a worker had sent when it died is not lost."""
+    payload = {"n": 10**9, "dies": 1000, "file": str(tmp_path / "end")}
+    request = workers.request("ACME", handler, payload)
+    stream = request.stream()
+    assert list(islice(stream, 1, 1002)) == list(range(1001))
+    with pytest.raises(headgate.HandlerKilled):
+        next(stream)
+    assert (request.started, request.fate) == (True, Fate.STOPPED)
+
+
+@ON_LINUX
+def test_a_reader_that_died_holds_nothing_up(workers: headgate.Client, tmp_path: Path) -> None:
+    """What a worker had asked for, and left behind, runs to its end when the worker is gone."""
+    pid = workers.request("ACME", "leaves", {"file": str(tmp_path / "end")}).get()
+    os.kill(pid, signal.SIGKILL)
+    Rig.until((tmp_path / "end").exists, seconds=10)
+
+
 # --- two processes --------------------------------------------------------------------------------
 
 GATEWAY = """
@@ -449,7 +610,7 @@ GATEWAY = """
 
 
 @pytest.fixture
-def process(rig: Rig) -> Iterator[tuple[str, int]]:
+def other_process(rig: Rig) -> Iterator[tuple[str, int]]:
     """A gateway in a process of its own: its URL and pid."""
     script = "def handleMessage(payload):\n    yield from range(payload['n'])\n"
     folder = rig.projects({"ACME/range": script})
@@ -468,9 +629,9 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_slow_reader_costs_the_gateway_no_memory(process: tuple[str, int]) -> None:
+def test_a_slow_reader_costs_the_gateway_no_memory(other_process: tuple[str, int]) -> None:
     """While a million values wait for their reader, the gateway holds a window of them."""
-    url, pid = process
+    url, pid = other_process
     with headgate.connect(url) as client:
         assert len(client.request("ACME", "range", {"n": 10_000}).get()) == 10_000
         before = resident(pid)

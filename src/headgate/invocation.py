@@ -22,6 +22,7 @@ __all__ = [
     "LOW",
     "MAX_CHAIN",
     "NORMAL",
+    "UNLIMITED",
     "VALUE_COST",
     "Asker",
     "Caller",
@@ -44,6 +45,9 @@ LOW, NORMAL, HIGH = -1, 0, 1
 
 FIRST_GRANT = 256 * 1024
 """Bytes of yielded values that every asker of a stream takes to begin with."""
+
+UNLIMITED = 2**62
+"""What is granted to a stream that goes on and has no reader any more."""
 
 VALUE_COST = 64
 """What a yielded value counts beside its own bytes: what it takes in memory."""

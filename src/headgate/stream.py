@@ -19,6 +19,10 @@ MAX_GATHERED = 64 * 1024 * 1024
 """Bytes of values that a handle gathers for a result at most."""
 
 
+# One for all, and reentrant, for the reasons of the one in `headgate.request`.
+_lock = threading.RLock()
+
+
 class Values:
     """What a handler has yielded and nobody has read yet; it is part of the request's handle."""
 
@@ -101,13 +105,14 @@ class Stream:
         """Read no more: the request is cancelled, if it is not over, and its generator closed."""
         self._request.cancel()
         self._values.parts.clear()
+        self._values.is_given = True
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
         values = self._values
-        while not values.parts:
+        while (part := self._take()) is None:
             # In this order: what comes before the end is there when the end is.
             if self._request.done and not values.parts:
                 result = self._request.get()
@@ -115,14 +120,14 @@ class Stream:
                     raise StopIteration
                 return result
             self._wait()
-        return self._decode(self._take())
+        return self._decode(part)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
         values = self._values
-        while not values.parts:
+        while (part := self._take()) is None:
             if self._request.done and not values.parts:
                 result = await self._request
                 if not self._has_result():
@@ -132,7 +137,6 @@ class Stream:
             with self._request.woken_by(values, future) as is_open:
                 if is_open:
                     await self._request.awaited(future)
-        part = self._take()
         if len(part) >= LARGE:
             return await asyncio.to_thread(self._decode, part)
         return self._decode(part)
@@ -152,18 +156,29 @@ class Stream:
     def __del__(self) -> None:
         values = self._values
         values.readers -= 1
-        if not values.readers and not self._request.done:
+        if values.readers or self._request.done:
+            return
+        loop = asyncio._get_running_loop()
+        if loop is None:
             self._request.cancel()
+        else:
+            # Garbage is collected in the middle of anything, and so of what the client does here.
+            loop.call_soon(self._request.cancel)
 
     def __repr__(self) -> str:
         return f"<Stream of {self._request!r}>"
 
-    def _take(self) -> bytes:
+    def _take(self) -> bytes | None:
         values = self._values
-        part = values.parts.popleft()
-        values.read += len(part) + VALUE_COST
-        if values.read >= values.due_at:
-            self._requester.grant(self._request, values.next_grant(values.read))
+        with _lock:
+            if not values.parts:
+                return None
+            part = values.parts.popleft()
+            values.read += len(part) + VALUE_COST
+            if values.read < values.due_at:
+                return part
+            total = values.next_grant(values.read)
+        self._requester.grant(self._request, total)
         return part
 
     def _has_result(self) -> bool:

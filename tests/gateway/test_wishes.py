@@ -173,6 +173,31 @@ class TestDisconnect:
         rig.settle(hub)
         assert [r.outcome for r in records.records if r.event == "failed"] == ["timeout"]
 
+    @pytest.mark.parametrize("where", ["thread", "async", "process", "another gateway"])
+    def test_a_generator_runs_to_its_end(self, rig: Rig, records: Records, where: str) -> None:
+        """Nobody reads its values any more, so they hold it up no longer."""
+        script = FLOOD.replace("RUNTIME", "process" if where == "process" else "thread")
+        if where == "async":
+            script = script.replace("runtime='thread'", "").replace(
+                "def handle", "async def handle"
+            )
+        audit = AuditSettings(requests="all")
+        everything: dict[str, Any] = {"recorder": records, "config": Settings(audit=audit)}
+        network = MemoryNetwork()
+        hub = there = rig.gateway({"ACME/flood": script}, network=network, **everything)
+        server = None
+        if where == "another gateway":
+            server = "plant"
+            there = rig.gateway({"ACME/flood": script}, server, network=network)
+        with headgate.connect(hub.url) as client:
+            wishes: dict[str, Any] = {"on_disconnect": "finish", "remote_server": server}
+            stream = client.request("ACME", "flood", timeout=8, **wishes).stream()
+            assert next(stream) == bytes(1000)
+        rig.settle(there)
+        rig.settle(hub)
+        (answered,) = [r for r in records.records if r.event == "answered"]
+        assert (answered.target, answered.outcome) == ("ACME/flood", "ok")
+
     def test_a_login_that_holds_no_longer_cancels_all(self, rig: Rig) -> None:
         """Who may ask for nothing any more has nothing running either."""
         hub = rig.gateway({"ACME/hold": COOPERATIVE})
@@ -184,6 +209,13 @@ class TestDisconnect:
         assert begun(hub) == "cancelled"
 
 
+FLOOD = """
+    import headgate
+    @headgate.handler(runtime='RUNTIME')
+    def handleMessage(payload):
+        for _ in range(1000):
+            yield bytes(1000)
+    """
 ABANDONED = """
     import asyncio, headgate
     @headgate.handler(on_timeout="abandon", concurrency=1)

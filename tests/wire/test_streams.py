@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_session import NOTHING, SKEW, Pair, message, sent
 
-from headgate.errors import LocalProtocolError, PayloadError, RemoteProtocolError
+from headgate.errors import LocalProtocolError, Overloaded, PayloadError, RemoteProtocolError
 from headgate.invocation import Fate
 from headgate.wire.chunks import CHUNK_BYTES
 from headgate.wire.frames import (
@@ -242,6 +242,22 @@ def test_who_does_not_read_is_crowded(pair: Pair) -> None:
     arrived(pair)
     assert not pair.gateway.is_crowded
     assert pair.gateway.stats()["bytes_waiting"] == 0
+
+
+def test_who_does_not_read_gets_no_more_streams() -> None:
+    """However many streams there are, what waits for one peer is bounded."""
+    pair = Pair()
+    credit = Credit(unsent=1000)
+    pair.gateway = type(pair.gateway)(now=pair.now + SKEW, credit=credit, connecting=False)
+    numbers = [pair.served().number for _ in range(20)]
+    for number in numbers[:9]:
+        pair.gateway.items(number, [bytes(500)])
+    with pytest.raises(Overloaded, match="4500 bytes wait for the caller") as caught:
+        pair.gateway.items(numbers[9], [b"x"])
+    assert caught.value.started is True
+    arrived(pair)
+    pair.gateway.items(numbers[9], [b"x"])
+    assert values(arrived(pair)) == [b"x"]
 
 
 def test_the_end_of_the_session_empties_the_tables(pair: Pair) -> None:

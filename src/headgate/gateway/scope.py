@@ -95,6 +95,7 @@ class GatewayScope(Scope):
         if route is not NEARBY:
             _take(route, invocation)
         invocation.streams = True
+        request.invocation = invocation
         request.hand_over(self.host.origin, invocation.sequence)
         self.host.ask(invocation)
 
@@ -110,11 +111,16 @@ class GatewayScope(Scope):
             running.waits_for = invocation
         origin, sequence = self.host.origin, invocation.sequence
         self.host.ask_later(invocation, pause, lambda: request.hand_over(origin, sequence))
+        # Not before: whoever cancels from now on comes behind it.
+        request.invocation = invocation
+        if request.done:
+            self.host.cancel(invocation)
         return True
 
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         running = current_invocation.get()
         invocation = self._invocation(request, payload, delivery.ancestors, running)
+        request.invocation = invocation
         request.hand_over(self.host.origin, invocation.sequence)
         self.host.tell(invocation, delivery.scope, delivery.filters)
 
@@ -126,8 +132,7 @@ class GatewayScope(Scope):
         running: Invocation | None,
     ) -> Invocation:
         host = self.host
-        sequence = host.next_sequence()
-        invocation = Invocation(
+        return Invocation(
             running.caller if running is not None else host.caller,
             request.project,
             request.handler,
@@ -135,13 +140,11 @@ class GatewayScope(Scope):
             request.deadline,
             HANDLES,
             host.origin,
-            sequence,
+            host.next_sequence(),
             ancestors,
             running,
             tag=request,
         )
-        request.invocation = invocation
-        return invocation
 
 
 def _take(route: Route, invocation: Invocation) -> None:

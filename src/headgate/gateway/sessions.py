@@ -13,12 +13,13 @@ from headgate.errors import (
     CancellationException,
     ClientNotFound,
     GatewayUnreachable,
+    Overloaded,
     PayloadError,
     RequestError,
 )
 from headgate.gateway.dispatch import NOBODY
 from headgate.gateway.limits import Admission
-from headgate.invocation import HIGH, LOW, Caller, Fate, Invocation
+from headgate.invocation import HIGH, LOW, UNLIMITED, Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Gate
 from headgate.scope import MAX_TIMEOUT
@@ -197,6 +198,8 @@ class ClientSession:
         for invocation in (each for each in serving if isinstance(each, Invocation)):
             if _finishes(invocation) and not self.ended_by_gateway:
                 invocation.asker = NOBODY
+                # Nobody reads what it yields, so nothing may hold it up.
+                invocation.grant(UNLIMITED)
                 continue
             error = CancellationException(f"The caller is gone: {reason}")
             self._switchboard.stop_invocation(invocation, error)
@@ -260,8 +263,9 @@ class ClientSession:
         """Send values; a stream with one that cannot be sent ends."""
         try:
             self._session.items(invocation.sequence, parts)
-        except PayloadError as error:
-            self._switchboard.stop_invocation(invocation, error)
+        except (Overloaded, PayloadError) as error:
+            # Without the traceback, which would keep the values.
+            self._switchboard.stop_invocation(invocation, error.with_traceback(None))
         self._channel.flush_soon()
 
     def learned(self, invocation: Invocation, fate: str) -> None:

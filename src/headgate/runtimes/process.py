@@ -21,7 +21,7 @@ from headgate.errors import (
     RequestError,
 )
 from headgate.handler import PoolSettings
-from headgate.invocation import Caller, Invocation
+from headgate.invocation import UNLIMITED, Caller, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.fair import FairQueue
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess, ended_by, log
@@ -68,6 +68,9 @@ MEBIBYTE = 1024 * 1024
 
 INTERRUPT_SECONDS = 1.0
 """Seconds that an interrupted handler has to end before its worker is killed."""
+
+CLOSING_SECONDS = 0.2
+"""Seconds that a generator has to be closed before its worker is killed."""
 
 RELEASE_SECONDS = 2.0
 """Seconds that a worker has to end by itself."""
@@ -262,10 +265,14 @@ class ProcessLane:
         worker, number = place
         gate = worker.given[number].gate
         mode = gate.handler.settings.on_timeout or "kill"
-        if mode == "kill":
+        if mode == "kill" and not gate.handler.signature.streams:
             self._kill(worker, _stopped(invocation))
             return True
         worker.stop(number)
+        if mode == "kill":
+            # To leave a stream early is nothing unusual, and most stand in their `yield` then.
+            self._loop.call_later(CLOSING_SECONDS, self._kill_late, worker, invocation)
+            return True
         if mode == "interrupt":
             worker.interrupted = invocation
             worker.interrupt()
@@ -520,6 +527,9 @@ class ProcessLane:
         for number, given in list(worker.given.items()):
             self._end(worker, given, worker.killed or _killed(given, worker.process.pid, status))
             del worker.given[number]
+        for nested in worker.calls.values():
+            # What its handlers had left behind goes on, and nobody reads what it yields.
+            nested.grant(UNLIMITED)
         worker.close()
         if not expected:
             how = ended_by(status)

@@ -15,9 +15,9 @@ by the peer, or the session ends. Only while it is there can it be answered.
 Rule 3: The numbers of one side's calls go up by at least one. A number is never used again.
 
 Rule 4: Nothing in here grows without bound: open calls are limited by the credit, waiting bytes by
-`unsent`, waiting answers by `MAX_ANSWERS` and one more message of `MAX_FRAMES`, remembered ends by
-`REMEMBERED_ENDS` and `FATE_SECONDS`, payloads that arrive in parts by `Credit.payload`,
-`MAX_PARTIAL` and the `Allowance`.
+`unsent`, with values of streams by `MAX_VALUES` times that, waiting answers by `MAX_ANSWERS` and
+one more message of `MAX_FRAMES`, remembered ends by `REMEMBERED_ENDS` and `FATE_SECONDS`, payloads
+that arrive in parts by `Credit.payload`, `MAX_PARTIAL` and the `Allowance`.
 
 Rule 5: Nothing is encoded before the transport has room for it. Control frames leave before
 answers, answers before calls, and all of them before the parts of large payloads.
@@ -119,6 +119,9 @@ REMEMBERED_ENDS = 4096
 
 MAX_ANSWERS = 4 * 4096
 """Answers that wait to be sent at most, before the peer counts as one that does not read."""
+
+MAX_VALUES = 4
+"""How often `Credit.unsent` may wait to be sent before a stream that has more to send ends."""
 
 BATCH_BYTES = 256 * 1024
 """Payload and error bytes after which a message is closed and the next one begun."""
@@ -512,8 +515,16 @@ class Session:
 
         Raises:
             PayloadError: The peer takes no value of this size.
+            Overloaded: The peer does not read, and too much waits for it already.
         """
         if number in self.serving:
+            # Each stream has its window, but there may be thousands of them.
+            if self._unsent > MAX_VALUES * self._credit.unsent:
+                raise Overloaded(
+                    f"{self._unsent} bytes wait for the caller, which does not read them: read "
+                    "faster, or fewer streams at a time",
+                    started=True,
+                )
             self._unsent += self._outflows.put(number, parts)
 
     def fate(self, number: int, fate: str) -> None:

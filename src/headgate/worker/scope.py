@@ -121,6 +121,9 @@ class Home:
             )
 
         self._link.send_within(running, made)
+        if request.done:
+            # Cancelled as it was sent again: it may have found nothing to cancel.
+            self.cancel(request)
 
     def cancel(self, request: Request) -> None:
         """Tell the gateway that a request is cancelled."""
