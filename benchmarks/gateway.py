@@ -43,16 +43,20 @@ USER, PASSWORD, ROLE = "operator1", "correct horse battery", "operator"
 
 
 @contextlib.contextmanager
-def serve(*, tls: bool = False, rules: int = 0) -> Iterator[Served]:
+def serve(*, tls: bool = False, rules: int = 0, user: bool = False) -> Iterator[Served]:
     """
-    Run a gateway as its own process; beside its owner there is the user `USER`.
+    Run a gateway as its own process.
 
     Args:
         tls: Whether its port speaks TLS.
         rules: Rules that are asked before the built-in ones; `USER` needs the last one.
+        user: Whether there is `USER` beside its owner.
     """
     with tempfile.TemporaryDirectory() as data, contextlib.ExitStack() as stack:
         config = _configure(Path(data), tls=tls, rules=rules)
+        if user:
+            order = ("user", "add", USER, "--role", ROLE, "--password-stdin")
+            _run(*order, data=Path(data), text=PASSWORD)
         command = [*HEADGATE, "run", "--config", str(config), "--log-level", "error", "--json"]
         raise_file_limit()
         with server_core():
@@ -63,7 +67,7 @@ def serve(*, tls: bool = False, rules: int = 0) -> Iterator[Served]:
 
 
 def _configure(data: Path, *, tls: bool, rules: int) -> Path:
-    """Write the settings, and make the user and the certificate."""
+    """Write the settings, and make the certificate."""
     settings = {"name": "bench", "port": 0, "data": str(data), "projects": str(PROJECTS)}
     lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
     if tls:
@@ -76,7 +80,6 @@ def _configure(data: Path, *, tls: bool, rules: int) -> Path:
         lines += [f'handlers = ["{project}/*"]', 'actions = ["request", "message"]']
     config = data / "headgate.toml"
     config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    _run("user", "add", USER, "--role", ROLE, "--password-stdin", data=data, text=PASSWORD)
     return config
 
 
@@ -119,10 +122,10 @@ RULES = 50
 
 SYNC = Candidate(serve, partial(connect, handler="sync"))
 SYNC_AS_USER = Candidate(
-    partial(serve, rules=RULES), partial(connect, handler="sync", as_user=True)
+    partial(serve, rules=RULES, user=True), partial(connect, handler="sync", as_user=True)
 )
 SYNC_AS_USER_TLS = Candidate(
-    partial(serve, rules=RULES, tls=True), partial(connect, handler="sync", as_user=True)
+    partial(serve, rules=RULES, tls=True, user=True), partial(connect, handler="sync", as_user=True)
 )
 ASYNC = Candidate(serve, partial(connect, handler="asynchronous"))
 NESTED = Candidate(serve, partial(connect, handler="nested"))

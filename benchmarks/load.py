@@ -44,6 +44,10 @@ class Load:
     seconds: float = 0.7
     sessions: int = 10_000
     """Idle sessions, for the rows that are about them."""
+    values: int = 1_000_000
+    """Values of a stream, each a small number."""
+    pause: float = 1.0
+    """Seconds between two values that a slow reader takes."""
 
 
 Measurement = Callable[[Connect, Load], Awaitable[float]]

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measured(kind: str, pauses: str, sessions: int, *, alone: float) -> Found:
-    with serve(tls=KINDS[kind]) as served:
+    with serve(tls=KINDS[kind], user=True) as served:
         empty = resident_bytes(served.pid)
         with _gathered(served, sessions, at_once=PAUSES[pauses]) as pipe:
             full = resident_bytes(served.pid)

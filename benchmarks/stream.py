@@ -14,11 +14,8 @@ from benchmarks.processes import Measure, Served
 
 __all__ = ["bytes_for_a_slow_reader", "values_a_second"]
 
-VALUES = 1_000_000
-"""Values of a stream, each a small number."""
-
-SLOW_READS, SLOW_PAUSE = 5, 1.0
-"""Values that the slow reader takes, and the seconds between them."""
+SLOW_READS = 5
+"""Values that the slow reader takes."""
 
 
 @contextlib.contextmanager
@@ -28,9 +25,9 @@ def values_a_second(load: Load) -> Iterator[Measure]:
 
         def measure() -> float:
             begin = time.perf_counter()
-            count = sum(1 for _ in _stream(client))
-            if count != VALUES:
-                raise RuntimeError(f"{count} of {VALUES} values came")
+            count = sum(1 for _ in _stream(client, load))
+            if count != load.values:
+                raise RuntimeError(f"{count} of {load.values} values came")
             return count / (time.perf_counter() - begin)
 
         yield measure
@@ -40,16 +37,16 @@ def values_a_second(load: Load) -> Iterator[Measure]:
 def bytes_for_a_slow_reader(load: Load) -> Iterator[Measure]:
     """What the gateway's memory grows by while its reader takes a value a second."""
     with serve() as served, _connected(served) as client:
-        for _ in _stream(client):
+        for _ in _stream(client, load):
             pass
 
         def measure() -> float:
             before = resident_bytes(served.pid)
-            with _stream(client) as stream:
+            with _stream(client, load) as stream:
                 most = 0
                 for _ in range(SLOW_READS):
                     next(stream)
-                    time.sleep(SLOW_PAUSE)
+                    time.sleep(load.pause)
                     most = max(most, resident_bytes(served.pid) - before)
                 return most
 
@@ -62,5 +59,5 @@ def _connected(served: Served) -> Iterator[headgate.Client]:
         yield client
 
 
-def _stream(client: headgate.Client) -> headgate.Stream:
-    return client.request("ACME", "values", {"count": VALUES}, timeout=600).stream()
+def _stream(client: headgate.Client, load: Load) -> headgate.Stream:
+    return client.request("ACME", "values", {"count": load.values}, timeout=600).stream()

@@ -503,6 +503,24 @@ def test_exit_code_cancelled(plant: Plant, as_json: bool) -> None:
         assert err.endswith("The handler: finished.\n")
 
 
+def test_ctrl_c_while_the_request_is_made(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However early it comes, the request is cancelled and its end is told."""
+    make = headgate.Client.request
+
+    def interrupted(*arguments: Any, **options: Any) -> headgate.Request:
+        signal.raise_signal(signal.SIGINT)
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(headgate.Client, "request", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = invoke("request", "P", "long")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 130
+    assert "CancellationException: The request to P/long was cancelled" in result.stderr
+
+
 @pytest.mark.parametrize("kind", [getattr(errors, name) for name in errors.__all__])
 def test_every_error_has_an_exit_code(kind: type[errors.HeadgateError]) -> None:
     """Every error has one of the documented codes, and one that is not known is not fine."""

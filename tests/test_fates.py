@@ -130,8 +130,16 @@ NOBODY_KNOWS = {
 AHEAD_OF_THE_WORD = {("cancel", "queued")}
 """Where ``started`` is None, as `cancel` ends a request before it can ask; the fate says it."""
 
-BRIEF = {"queued": 0.3, "running": 1.0, "sending": 1.5}
-"""Seconds until the deadline that is to end a request, which must get so far before it."""
+BRIEF = {"queued": 0.2, "running": 0.3, "sending": 0.6}
+"""
+Seconds until the deadline that is to end a request, which must get so far before it.
+
+Where the machine has other things to do and it does not, it is tried again with more of them.
+"""
+
+
+class TooLateError(Exception):
+    """The deadline came before the moment at which it was to come."""
 
 
 class Cell:
@@ -139,16 +147,19 @@ class Cell:
 
     def __init__(self, site: Site, runtime: str) -> None:
         self.site, self.runtime = site, runtime
-        self.journal = site.rig.folder / f"journal of {runtime}"
+        self.journal = site.folder / f"journal of {runtime}"
         self.journal.touch()
         self.first: headgate.Request | None = None
         if site.when == "queued":
             self.first = site.hub.scope("").request("ACME", runtime, self.payload("first"))
             self.until_noted("begun first")
-        size = LARGE if site.when == "sending" else 0
-        limit = BRIEF[site.when] if site.how == "deadline" else 60.0
+
+    def ask(self) -> None:
+        """Send the request."""
+        size = LARGE if self.site.when == "sending" else 0
         payload = self.payload("it", size)
-        self.handle = site.client.request("ACME", runtime, payload, timeout=limit)
+        limit = self.site.limit
+        self.handle = self.site.client.request("ACME", self.runtime, payload, timeout=limit)
 
     def payload(self, name: str, size: int = 0) -> dict[str, Any]:
         return {
@@ -160,7 +171,7 @@ class Cell:
 
     def sign(self, name: str) -> Path:
         """What a run waits for: that this file exists."""
-        return self.site.rig.folder / f"go {self.runtime} {name}"
+        return self.site.folder / f"go {self.runtime} {name}"
 
     def go(self, *names: str) -> None:
         for name in names:
@@ -176,8 +187,8 @@ class Cell:
 
     def until_running(self) -> None:
         """Until it runs and the client has the gateway's word for it."""
-        self.until_noted("begun it")
-        self.site.rig.until(lambda: self.handle.started)
+        self.site.until(lambda: "begun it" in self.notes)
+        self.site.until(lambda: self.handle.started)
 
     def cancel_by_id(self) -> None:
         """Cancel it as ``headgate cancel`` does; there is nothing to cancel of what has ended."""
@@ -244,9 +255,12 @@ class Cell:
 class Site:
     """A gateway with a handler of each runtime, and a client that asks each of them once."""
 
-    def __init__(self, rig: Rig, how: str, when: str) -> None:
+    def __init__(self, rig: Rig, how: str, when: str, attempt: int = 0) -> None:
         self.rig, self.how, self.when = rig, how, when
+        self.limit = BRIEF[when] * 4**attempt if how == "deadline" else 60.0
         self.expected = TABLE[how, when]
+        name = f"hub{attempt}"
+        self.folder = rig.folder / name
         runtimes = [name for name in RUNTIMES if name != "process" or not why_unsupported()]
         settings = [f"[handlers.{name}]\n{RUNTIMES[name][1]}\n" for name in runtimes]
         self.hub = rig.gateway(
@@ -254,15 +268,25 @@ class Site:
                 **{f"ACME/{name}": RUNTIMES[name][0] for name in runtimes},
                 "ACME/library/journal/__init__.py": JOURNAL,
                 "ACME/project.toml": "\n".join(["[defaults]\nconcurrency = 1\n", *settings]),
-            }
+            },
+            name,
         )
         self.client = rig.client(self.hub)
         self.cells = [Cell(self, runtime) for runtime in runtimes]
+        self.due = time.monotonic() + self.limit
+        for cell in self.cells:
+            cell.ask()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Wait until a condition holds, which must be before the deadline."""
+        self.rig.until(lambda: condition() or time.monotonic() > self.due)
+        if not condition():
+            raise TooLateError
 
     def get_there(self) -> None:
         """Wait until the requests are where they are to be stopped."""
         if self.when == "queued":
-            self.rig.until(lambda: self.hub.stats()["handlers_queued"] == len(self.cells))
+            self.until(lambda: self.hub.stats()["handlers_queued"] == len(self.cells))
             return
         for cell in self.cells:
             cell.until_running()
@@ -272,7 +296,7 @@ class Site:
                 cell.go("it")
             # Nothing moves any more, so what is left to send does not become less.
             sending = len(self.cells)
-            self.rig.until(lambda: self.hub.stats().get("session_departing") == sending)
+            self.until(lambda: self.hub.stats().get("session_departing") == sending)
 
     def reads(self, change: str) -> None:
         """Let the client read no more, or again."""
@@ -301,14 +325,14 @@ class Site:
 
     def remove(self) -> None:
         for cell in self.cells:
-            (self.rig.folder / f"hub/projects/ACME/messages/{cell.runtime}.py").unlink()
-        (self.rig.folder / "hub/projects/ACME/project.toml").unlink()
+            (self.folder / f"projects/ACME/messages/{cell.runtime}.py").unlink()
+        (self.folder / "projects/ACME/project.toml").unlink()
         self.hub.reload()
 
     def change(self) -> None:
         task = CHANGED.replace("def", "async def")
         scripts = {f"ACME/{cell.runtime}": CHANGED for cell in self.cells}
-        self.rig.projects({**scripts, "ACME/async": task})
+        self.rig.projects({**scripts, "ACME/async": task}, self.hub.name)
         assert not self.hub.reload().problems
 
     @property
@@ -321,12 +345,27 @@ class Site:
             cell.go("first", "it", "last")
 
 
+def there(rig: Rig, how: str, when: str) -> Site:
+    """Return a site whose requests are where they are to be stopped."""
+    for attempt in range(3):
+        site = Site(rig, how, when, attempt)
+        try:
+            site.get_there()
+            return site
+        except TooLateError:
+            site.end()
+            site.client.close()
+        except BaseException:
+            site.end()
+            raise
+    raise AssertionError("It did not come to pass before any deadline")
+
+
 @pytest.mark.parametrize(("how", "when"), TABLE)
 def test_fate(rig: Rig, how: str, when: str) -> None:
     """One final state each, the right `started` and fate, and nothing left running."""
-    site = Site(rig, how, when)
+    site = there(rig, how, when)
     try:
-        site.get_there()
         site.stop()
         for cell in site.cells:
             cell.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,12 +17,10 @@ from test_processes import GRACE, Running
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Rig
-
 SCRIPTS = {
-    "ACME/echo": "def handleMessage(payload):\n    return payload\n",
-    "ACME/count": "def handleMessage(payload):\n    return len(payload)\n",
-    "ACME/make": """
+    "echo": "def handleMessage(payload):\n    return payload\n",
+    "count": "def handleMessage(payload):\n    return len(payload)\n",
+    "make": """
         def handleMessage(payload):
             return eval(payload)
         """,
@@ -41,10 +40,24 @@ EVERY = 0.004
 """Seconds from one to the next; they do not wait for each other."""
 
 
-@pytest.fixture
-def hub(rig: Rig, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module", autouse=True)
+def headgate_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home for the gateway and all its clients."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADGATE_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway as a process of its own."""
-    running = Running(tmp_path, rig.projects(SCRIPTS), port=0, grace=GRACE)
+    folder = tmp_path_factory.mktemp("hub")
+    messages = folder / "projects" / "ACME" / "messages"
+    messages.mkdir(parents=True)
+    for name, script in SCRIPTS.items():
+        (messages / f"{name}.py").write_text(dedent(script))
+    running = Running(folder, folder / "projects", port=0, grace=GRACE)
     yield running
     running.end()
 

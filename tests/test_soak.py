@@ -32,11 +32,11 @@ pytestmark = [linux, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[1]
 
 
-def soak(*options: str) -> subprocess.CompletedProcess[str]:
+def soak(*options: str, module: str = "soak") -> subprocess.CompletedProcess[str]:
     """Run a soak as `make soak` does."""
     places = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
-        [sys.executable, "-m", "soak", *options],
+        [sys.executable, "-m", module, *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": places},
         capture_output=True,
@@ -58,6 +58,13 @@ class TestSoak:
         done = soak(*small, "--plant", "untruthful")
         assert done.returncode == 1, done.stdout[-8000:] + done.stderr[-2000:]
         assert ".started is False, and the handler ran" in done.stdout
+
+    def test_nothing_is_left_of_workers_that_are_killed(self) -> None:
+        """Of requests that crash, hang or are cancelled each has its end, and all processes go."""
+        done = soak("--requests", "300", module="soak.kills")
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        ends = {"result", "HandlerKilled", "RequestTimeout", "CancellationException"}
+        assert all(f"'{end}': " in done.stdout for end in ends)
 
 
 class Books:

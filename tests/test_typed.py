@@ -402,6 +402,32 @@ class TestRuns:
             assert raised.partition("(")[0] in str(error)
         assert ask("P", "test", {"number": 0}).get() == 0
 
+    def test_one_that_is_refused_slowly_has_not_started(self, rig: Rig) -> None:
+        """Nobody is told that a handler runs whose payload is still looked at."""
+        script = """
+            import msgspec
+
+            class Order(msgspec.Struct):
+                number: int
+
+                def __post_init__(self):
+                    system.util.globals["running"].put(self.number)
+                    system.util.globals["go"].wait(20)
+                    raise ValueError("no")
+
+            def handleMessage(payload: Order):
+                return payload.number
+            """
+        hub = rig.gateway({"P/test": script, "P/hold": rig.HOLD})
+        client = rig.client(hub)
+        slow = client.request("P", "test", {"number": 1})
+        assert hub.globals["running"].get(timeout=20) == 1
+        # What begins later is told later.
+        other = client.request("P", "hold", 2)
+        rig.until(lambda: other.started)
+        hub.globals["go"].set()
+        assert refused(slow).started is False
+
     def test_texts_are_bounded_and_can_be_sent(self, rig: Rig) -> None:
         """A payload cannot make the error's text long, nor unfit for the wire."""
         hub = rig.gateway(

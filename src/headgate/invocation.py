@@ -214,6 +214,9 @@ class Invocation(msgspec.Struct, eq=False):
     started_at: float = 0.0
     """When the handler began, on the monotonic clock; 0 if it has not."""
 
+    fits: bool = False
+    """Whether its payload was found to be what a handler with annotations takes."""
+
     announced: bool = False
     """The asker was told that the handler runs."""
 

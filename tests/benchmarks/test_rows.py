@@ -19,7 +19,7 @@ from benchmarks.load import Load
 from benchmarks.processes import Announce, Contender, Served
 from benchmarks.rows import CORE_ROWS, PEER_ROWS, ROWS, Row
 
-TINY = Load(seconds=0.03, sessions=20)
+TINY = Load(seconds=0.03, sessions=20, values=100_000, pause=0.05)
 
 ALIKE = {"async", "threads", "noisy", "idle", "user", "user-p50", "tls", "tls-p50"}
 """Rows beside which stands what stands beside others too."""
@@ -43,7 +43,8 @@ def test_side(side: str) -> None:
     if package is not None and find_spec(package) is None:
         pytest.skip(f"{package} comes with `make bench`")
     with sides()[side](TINY) as measure:
-        assert measure() > 0
+        # What a gateway grows by may be nothing.
+        assert measure() > 0 or side == "stream-memory-ours"
 
 
 def stay(announce: Announce, address: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import headgate
 from headgate.cli.demo import example_projects
-from headgate.gateway import plan
+from headgate.gateway import loading, plan
 from headgate.gateway.loading import load_projects
 from headgate.projects.source import find_projects
 
@@ -294,7 +294,8 @@ class TestScriptsThatDoNotComeToTheirEnd:
 
     def test_those_that_go_on_for_ever(self, plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """They are killed when time is up, and the problem names file and line."""
-        monkeypatch.setattr(plan, "LOAD_SECONDS", 2.5)
+        monkeypatch.setattr(plan, "LOAD_SECONDS", 2.0)
+        monkeypatch.setattr(loading, "PATIENCE_SECONDS", 0.1)
         acme = plant(
             {
                 "spin/test": f"while True:\n    pass\n{answer(1)}",

@@ -173,7 +173,7 @@ class TestDeaths:
 
     def test_too_much_memory(self, plant: Any) -> None:
         """A handler that holds more than its limit is killed, and told why."""
-        body = "held = []\nwhile True: held.append(bytes(2**20).replace(b'\\0', b'x'))"
+        body = "held = [b'x' * 2**20 for _ in range(256)]\ntime.sleep(60)"
         acme = plant({"eat": script(body, "memory=200"), "pid": PID})
         error = acme.ask("eat").getError()
         assert type(error) is HandlerKilled

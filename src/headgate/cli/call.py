@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -45,8 +46,8 @@ FATE_SECONDS = 1.0
 RELOAD_SECONDS = 120.0
 """Seconds to wait for a reload: projects that block while they are loaded are given up before."""
 
-LOOK_SECONDS = 0.2
-"""Seconds between two looks while waiting: on Windows, Ctrl-C does not end a wait."""
+LOOK_SECONDS = 0.05
+"""Seconds between two looks at whether Ctrl-C was pressed, while waiting."""
 
 _RELOADED = {
     "added": "added",
@@ -84,19 +85,22 @@ def request(target: Target, payload: str | None, wishes: Wishes) -> None:
     with reporting(as_json=target.as_json):
         value = _read_payload(payload)
         with connected(target) as client, waiting(f"{target.project}/{target.handler}") as show:
-            with _usage():
-                handle = client.request(
-                    target.project,
-                    target.handler,
-                    value,
-                    **wishes,
-                    on_success=lambda _: over.set(),
-                    on_error=lambda _: over.set(),
-                    on_progress=show,
-                )
-            reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
-            reader.start()
-            interrupted = _wait(handle, over)
+            with _interrupts() as pressed:
+                with _usage():
+                    handle = client.request(
+                        target.project,
+                        target.handler,
+                        value,
+                        **wishes,
+                        on_success=lambda _: over.set(),
+                        on_error=lambda _: over.set(),
+                        on_progress=show,
+                    )
+                reader = threading.Thread(target=_read, args=(handle, show_value), daemon=True)
+                reader.start()
+                while not over.wait(LOOK_SECONDS) and not pressed:
+                    pass
+            interrupted = bool(pressed) and handle.cancel()
             reader.join()
             fate = _learn_fate(handle)
     if (error := handle.error()) is not None:
@@ -220,14 +224,21 @@ def _read_payload(text: str | None) -> Any:
     raise ConfigurationError(problem, cure="""Write it as '{"number": 55}', @FILE or - for stdin""")
 
 
-def _wait(handle: Request, over: threading.Event) -> bool:
-    """Wait until a request is over; True if Ctrl-C ended it."""
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Take note of Ctrl-C: as an exception it could come before there is a handle to cancel."""
+    pressed: list[int] = []
+    # Where it is ignored it stays so; other threads than the main one never get it.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or (
+        threading.current_thread() is not threading.main_thread()
+    ):
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
     try:
-        while not over.wait(LOOK_SECONDS):
-            pass
-    except KeyboardInterrupt:
-        return handle.cancel()
-    return False
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _read(handle: Request, show: Callable[[Any], None]) -> None:

@@ -12,6 +12,7 @@ from headgate.gateway.excess import Excess
 from headgate.gateway.rows import Rows
 from headgate.invocation import Caller, Fate, Invocation, Withdrawable
 from headgate.outcome import Failure, Outcome
+from headgate.runtimes.gate import Gate
 from headgate.security.audit import AuditSettings, Record, Recorder
 
 __all__ = ["Requests"]
@@ -167,6 +168,8 @@ class Requests:
         latest = now - ANNOUNCE_AFTER
         for invocation in self._open.values():
             if 0 < invocation.started_at <= latest and not invocation.announced:
+                if _may_be_refused(invocation):
+                    continue
                 invocation.announced = True
                 invocation.asker.started(invocation)
 
@@ -205,6 +208,14 @@ class Requests:
 def _answerable(caller: Caller) -> str:
     """Return whose rows a caller's are: users of another gateway are only its word."""
     return f"*@{caller.gateway[-1]}" if caller.gateway else caller.user
+
+
+def _may_be_refused(invocation: Invocation) -> bool:
+    """Whether a thread here still compares the payload with what its handler takes."""
+    gate = invocation.place
+    if invocation.fits or not isinstance(gate, Gate) or gate.handler.signature.check is None:
+        return False
+    return gate.handler.settings.runtime != "process"
 
 
 def _withdrawn(place: Withdrawable, invocation: Invocation) -> str:

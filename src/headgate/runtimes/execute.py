@@ -77,6 +77,7 @@ def execute(invocation: Invocation, handler: Runnable, outlet: Outlet) -> Outcom
         payload = decode(invocation.payload)
         if signature.check is not None:
             payload = signature.check(payload)
+            invocation.fits = True
     except PayloadError as error:
         error.started = False
         return Failure(error)
@@ -134,7 +135,10 @@ async def execute_async(invocation: Invocation, handler: Runnable, outlet: Outle
 def _received(invocation: Invocation, signature: Signature) -> Any:
     """Return the payload as the handler gets it; raises PayloadError."""
     payload = decode(invocation.payload)
-    return payload if signature.check is None else signature.check(payload)
+    if signature.check is not None:
+        payload = signature.check(payload)
+        invocation.fits = True
+    return payload
 
 
 def stream(
