@@ -14,6 +14,7 @@ from headgate.scope import GATEWAY_PROJECT
 from headgate.security.audit import Record, Recorder
 from headgate.security.identity import is_own
 from headgate.security.policy import Policy, allows
+from headgate.threads import to_its_end
 
 __all__ = ["CANCEL", "Cancelling"]
 
@@ -77,7 +78,8 @@ class Cancelling:
         if is_open:
             if administers:
                 self._record(invocation, caller)
-            fate = await self._end(invocation, caller)
+            # Whoever cancels this order, or does not wait for it, reads that it was carried out.
+            fate = await to_its_end(self._end(invocation, caller))
         return {
             "id": short_id(invocation),
             "request_id": invocation.request_id,
