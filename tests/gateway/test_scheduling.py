@@ -364,6 +364,21 @@ class TestDedicated:
             handle.get()
         assert acme.lines() == in_turn([str(number) for number in range(30)])
 
+    def test_what_waits_when_a_handler_becomes_so(self, works: Any) -> None:
+        """The order of arrival counts for it as for what comes later."""
+        acme = works("concurrency=1")
+        other = acme.rig.client(acme.hub)
+        handles = [acme.hold("0")]
+        for number in range(1, 10):
+            if number == 5:
+                acme.reload(acme.script('threading="Dedicated"'))
+            handles.append(acme.ask(number, client=None if number % 3 else other))
+            acme.waiting(number)
+        acme.go()
+        for handle in handles:
+            handle.get()
+        assert acme.lines() == in_turn([str(number) for number in range(10)])
+
 
 class TestPriorities:
     def test_higher_ones_begin_before_lower_ones(self, works: Any) -> None:
