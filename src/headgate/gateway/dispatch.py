@@ -74,7 +74,8 @@ class _Answer:
 
     def withdraw(self, invocation: Invocation) -> str:
         if self._task is not None:
-            self._task.cancel()
+            # Not in this turn: a task that is cancelled before its first step tells nobody.
+            self._task.get_loop().call_soon(self._task.cancel)
         return Fate.UNKNOWN
 
 
