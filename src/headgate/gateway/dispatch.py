@@ -30,7 +30,7 @@ from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.requests import Requests
-from headgate.invocation import MAX_CHAIN, Caller, Endpoint, Fate, Invocation
+from headgate.invocation import MAX_CHAIN, NOBODY, Caller, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.projects.project import Problem
@@ -43,7 +43,7 @@ from headgate.security.policy import Action, Policy, allows
 from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "NOBODY", "Dispatch", "Pause"]
+__all__ = ["GATEWAY_PROJECT", "Dispatch", "Pause"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -508,28 +508,6 @@ class Dispatch:
                 invocation.asker.progressed(invocation, data)
             if values:
                 invocation.asker.yielded(invocation, values)
-
-
-class _Nobody:
-    """The asker of what nobody waits for, as a message's handlers: nothing is sent back."""
-
-    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
-        """Drop it; a failure was recorded."""
-
-    def started(self, invocation: Invocation) -> None:
-        """Drop it."""
-
-    def progressed(self, invocation: Invocation, data: bytes) -> None:
-        """Drop it."""
-
-    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
-        """Drop them."""
-
-    def learned(self, invocation: Invocation, fate: str) -> None:
-        """Drop it."""
-
-
-NOBODY = _Nobody()
 
 
 class _Held:
