@@ -142,6 +142,7 @@ class Dispatch:
         network: The way to other gateways.
         recorder: Is told of administration.
         builtins: The gateway's own handlers by name.
+        refusal: Tells why another try is not taken now, None for one that is.
         audit: The log that may have to hold a request first; None where there is none.
     """
 
@@ -155,6 +156,7 @@ class Dispatch:
         network: Network,
         recorder: Recorder,
         builtins: Mapping[str, Builtin],
+        refusal: Callable[[Invocation], RequestError | None],
         audit: AuditLog | None = None,
     ) -> None:
         self._gateway = gateway
@@ -168,7 +170,8 @@ class Dispatch:
         self._audit = audit
         self._committed = Mailbox(asyncio.get_running_loop(), self._resume)
         self._resumed: Invocation | None = None
-        self.pauses = _Pauses(self.request, lambda i: requests.cancel(i, "its caller did"))
+        self._refusal = refusal
+        self.pauses = _Pauses(self._try_again, lambda i: requests.cancel(i, "its caller did"))
         """Where requests of this process wait for their next try."""
 
     async def over(self) -> None:
@@ -269,6 +272,13 @@ class Dispatch:
         invocation.home = self._gateway
         self._requests.add(invocation)
         self.pauses.add(invocation, pause)
+
+    def _try_again(self, invocation: Invocation) -> None:
+        refusal = self._refusal(invocation)
+        if refusal is None:
+            self.request(invocation)
+        else:
+            self._requests.end(invocation, Failure(refusal))
 
     def break_deadlocks(self, start: Invocation) -> None:
         """End requests that can never begin, now that this one is queued or waited for."""

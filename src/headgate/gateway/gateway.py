@@ -342,6 +342,7 @@ class Gateway:
             builtins=builtins(
                 self, hosting, running, cancelling, self._operations(), self._policy, turns
             ),
+            refusal=self.draining.refusal,
             audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
@@ -730,7 +731,7 @@ class Gateway:
         invocation, delivery = item
         if not self._serves:
             self._refuse(invocation)
-        elif self._running.draining and invocation.parent is None and not self._takes(invocation):
+        elif self._running.draining and not self._takes(invocation):
             return
         elif delivery is None:
             self._dispatch.nested(invocation)
