@@ -35,6 +35,12 @@ RuntimeName = Literal["thread", "process"]
 OnTimeout = Literal["abandon", "interrupt", "kill"]
 OnDisconnect = Literal["cancel", "finish"]
 
+MOST_THREADS = 10_000
+"""Threads that a project may have: more is a slip of the pen."""
+
+MOST_WORKERS = 256
+"""Worker processes likewise; they are made ahead of need."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -99,7 +105,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def merge(
-        explicit: Mapping[str, Any], defaults: Mapping[str, Any], *, file: str = ""
+        explicit: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        *,
+        where: Callable[[str], tuple[str, int | None]] = lambda name: ("", None),
     ) -> HandlerSettings:
         """
         Put the settings that were given together.
@@ -107,16 +116,16 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             explicit: What is said about this handler.
             defaults: What is said about all handlers of its project.
-            file: The handler's script, for the error.
+            where: Gives the file and the line, if that is known, of a setting, for the error.
 
         Raises:
-            ConfigurationError: The explicit settings contradict each other.
+            ConfigurationError: The settings contradict each other.
         """
-        check_settings(explicit, file=file)
+        _check_dedicated(explicit, where=where)
         merged = {**defaults, **explicit}
         if merged.get("threading") == "Dedicated":
             merged["concurrency"] = 1
-        _check_together(merged, file=file)
+        _check_together(merged, where=where)
         for name in ("roles", "zones"):
             merged[name] = tuple(merged.get(name, ()))
         return HandlerSettings(**merged)
@@ -269,7 +278,14 @@ def check_settings(
     """
     for name, value in settings.items():
         check_setting(name, value, file=file, line=line)
+    _check_dedicated(settings, where=lambda name: (file, line))
+
+
+def _check_dedicated(
+    settings: Mapping[str, object], *, where: Callable[[str], tuple[str, int | None]]
+) -> None:
     if settings.get("threading") == "Dedicated" and settings.get("concurrency") not in (None, 1):
+        file, line = where("concurrency")
         raise ConfigurationError(
             f"concurrency={settings['concurrency']} contradicts threading='Dedicated', "
             "which is one thread",
@@ -279,17 +295,20 @@ def check_settings(
         )
 
 
-def _check_together(settings: Mapping[str, Any], *, file: str) -> None:
+def _check_together(
+    settings: Mapping[str, Any], *, where: Callable[[str], tuple[str, int | None]]
+) -> None:
     """Check what only all settings of a handler together can tell, defaults included."""
     in_process = settings.get("runtime") == "process"
     if settings.get("memory") is not None and not in_process:
-        problem, cure = "memory= is a limit of a worker process", "Write runtime='process', too"
+        name, problem = "memory", "memory= is a limit of a worker process"
     elif settings.get("on_timeout") == "kill" and not in_process:
+        name = "on_timeout"
         problem = "on_timeout='kill' needs a worker process to kill: a thread cannot be stopped"
-        cure = "Write runtime='process', too"
     else:
         return
-    raise ConfigurationError(problem, cure=cure, file=file)
+    file, line = where(name)
+    raise ConfigurationError(problem, cure="Write runtime='process', too", file=file, line=line)
 
 
 def check_signature(settings: HandlerSettings, signature: Signature, *, file: str = "") -> None:
@@ -375,8 +394,8 @@ def known_names(name: str, known: Iterable[str]) -> str:
     return f"{question}Known: {', '.join(names)}"
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value: object, least: int, most: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _seconds(value: object) -> bool:
@@ -448,13 +467,16 @@ _RULES = {
 
 _POOL_RULES = {
     "threads": _Rule(
-        lambda value: _whole(value, 1), "Write how many threads: a whole number from 1"
+        lambda value: _whole(value, 1, MOST_THREADS),
+        f"Write how many threads: a whole number from 1 to {MOST_THREADS}",
     ),
     "max_threads": _Rule(
-        lambda value: _whole(value, 1), "Write how many threads at most: a whole number from 1"
+        lambda value: _whole(value, 1, MOST_THREADS),
+        f"Write how many threads at most: a whole number from 1 to {MOST_THREADS}",
     ),
     "workers": _Rule(
-        lambda value: _whole(value, 1), "Write how many processes: a whole number from 1"
+        lambda value: _whole(value, 1, MOST_WORKERS),
+        f"Write how many processes: a whole number from 1 to {MOST_WORKERS}",
     ),
     "worker_age": _Rule(
         lambda value: value == math.inf or _seconds(value),

@@ -21,6 +21,7 @@ __all__ = [
     "HIGH",
     "LOW",
     "MAX_CHAIN",
+    "NOBODY",
     "NORMAL",
     "UNLIMITED",
     "VALUE_COST",
@@ -165,6 +166,29 @@ class Asker(Protocol):
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         """Take what became of the handler, after a cancellation or a timeout."""
+
+
+class _Nobody:
+    """The asker of what nobody here waits for, as a message's handlers: nothing is sent back."""
+
+    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
+        """Drop it; a failure was recorded."""
+
+    def started(self, invocation: Invocation) -> None:
+        """Drop it."""
+
+    def progressed(self, invocation: Invocation, data: bytes) -> None:
+        """Drop it."""
+
+    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
+        """Drop them."""
+
+    def learned(self, invocation: Invocation, fate: str) -> None:
+        """Drop it."""
+
+
+NOBODY: Asker = _Nobody()
+"""Takes the answers that nobody here waits for."""
 
 
 class Invocation(msgspec.Struct, eq=False):

@@ -15,7 +15,9 @@ from headgate.errors import (
     PermissionDenied,
     RequestError,
 )
+from headgate.invocation import Caller
 from headgate.network.memory import MemoryNetwork
+from headgate.security.identity import is_own
 
 if TYPE_CHECKING:
     from conftest import Records, Rig
@@ -119,6 +121,18 @@ class TestFate:
         assert first.get() is True
         assert hub.globals["running"].empty()
 
+    def test_of_the_order_itself(self, rig: Rig) -> None:
+        """Who does not wait for what becomes of the handler reads that the order was done."""
+        hub = rig.gateway({"ACME/hold": rig.HOLD})
+        client = rig.client(hub)
+        handle = client.request("ACME", "hold", {})
+        begun(hub)
+        order = client.request("@gateway", "cancel", {"id": handle.request_id})
+        assert isinstance(handle.getError(), CancellationException)
+        assert order.cancel()
+        hub.globals["go"].set()
+        assert order.wait_fate(20) == "finished"
+
     def test_what_it_asked_for_goes_with_it(self, rig: Rig) -> None:
         """A handler's own requests are cancelled with it."""
         hub = rig.gateway({"ACME/outer": OUTER, "ACME/hold": LOOKS})
@@ -207,6 +221,16 @@ class TestWhoMay:
         error = client.request("@gateway", "cancel", {"id": handle.request_id}).getError()
         assert isinstance(error, PermissionDenied)
         assert not handle.done
+
+    def test_nobody_of_another_gateway(self) -> None:
+        """Anonymous callers are told apart by their sessions, which other gateways do not tell."""
+        here = [Caller("anonymous", method="anonymous", session=session) for session in "12"]
+        assert is_own(here[0], here[0])
+        assert not is_own(here[0], here[1])
+        away = Caller("anonymous", method="anonymous", gateway=("plant",))
+        assert not is_own(away, away)
+        ben = Caller("ben", method="password", gateway=("plant",))
+        assert is_own(ben, ben)
 
     @pytest.mark.parametrize("name", ["drain", "stack"])
     def test_other_administration_is_not_for_everybody(self, rig: Rig, name: str) -> None:

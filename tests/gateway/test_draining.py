@@ -67,6 +67,18 @@ def test_what_is_under_way_ends_and_nothing_new_begins(rig: Rig) -> None:
     hub.resume()
 
 
+def test_another_try_is_something_new(rig: Rig) -> None:
+    """Whoever tries again is refused as at first, until service is taken up."""
+    hub = rig.gateway({"ACME/echo": rig.ECHO})
+    scope = hub.scope("")
+    assert hub.drain() is True
+    for caller in (scope, rig.client(hub)):
+        is_refused(caller.request("ACME", "echo", {}, retries=1))
+    handle = scope.request("ACME", "echo", {}, retries=20)
+    hub.resume()
+    assert handle.get() == {}
+
+
 def test_service_is_taken_up_again(rig: Rig) -> None:
     """Sessions were connected throughout; `ps` and `stats` tell which it is."""
     hub = rig.gateway({"ACME/echo": rig.ECHO})

@@ -476,6 +476,7 @@ class TestSettings:
             ("pool = 5", 1, "pool cannot be 5", "[pool]"),
             ("[pool]\nworker = 5", 2, "'worker' is no setting of a pool", "mean 'workers'?"),
             ("[pool]\nworkers = 0", 2, "workers cannot be 0", "whole number from 1"),
+            ("[pool]\nworkers = 257", 2, "workers cannot be 257", "from 1 to 256"),
             ("[pool]\nthreads = true", 2, "threads cannot be True", "whole number from 1"),
             ("[pool]\nworker_age = 0", 2, "worker_age cannot be 0", "inf for never"),
             ("[pool]\nworker_memory = '1G'", 2, "worker_memory cannot be '1G'", "MiB"),
@@ -494,6 +495,24 @@ class TestSettings:
         assert what in problem.what
         assert cure in problem.cure
         assert not loaded["ACME"].handlers
+
+    @pytest.mark.parametrize(
+        ("text", "settings", "place"),
+        [
+            ("\n[defaults]\nmemory = 5", "", ("project.toml", 3)),
+            ("[handlers.test]\nqueue = 1\non_timeout = 'kill'", "", ("project.toml", 3)),
+            ("[handlers.test]\nconcurrency = 2", "threading='Dedicated'", ("project.toml", 2)),
+            ("[defaults]\nmemory = 5", "memory=6", ("test.py", None)),
+        ],
+    )
+    def test_a_contradiction_is_told_where_it_stands(
+        self, check: Any, text: str, settings: str, place: tuple[str, int | None]
+    ) -> None:
+        """Not at the script, which may say nothing of it."""
+        script = f"import headgate\n@headgate.handler({settings})\n"
+        script += "def handleMessage(payload): pass"
+        (problem,) = check({"ACME/project.toml": text, "ACME/test": script}).problems
+        assert (Path(problem.file).name, problem.line) == place
 
     def test_workers_see_what_is_named(self, plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """And nothing else of the gateway's environment."""

@@ -148,6 +148,17 @@ class TestWhatIsRecorded:
         assert "hunter2" not in json.dumps(rows(rig, hub))
 
     @pytest.mark.parametrize("payloads", [True, False])
+    def test_what_is_wrong_in_a_payload(self, rig: Rig, payloads: bool) -> None:
+        """Its place alone: what checks annotations tells the value."""
+        script = "from typing import Literal\n"
+        script += "def handleMessage(payload: dict[str, Literal['open', 'shut']]): pass"
+        hub = rig.gateway({"ACME/door": script}, config=audited(payloads=payloads))
+        error = hub.scope("").request("ACME", "door", {"code": "4711"}).getError()
+        assert "4711" in str(error)
+        (row,) = rows(rig, hub, "failed")
+        assert row["detail"] == (str(error) if payloads else "payload['code']")
+
+    @pytest.mark.parametrize("payloads", [True, False])
     def test_what_a_handler_raised(
         self, rig: Rig, caplog: pytest.LogCaptureFixture, payloads: bool
     ) -> None:

@@ -291,6 +291,15 @@ class TestDeadlock:
         outer = acme.ask("outer", "a", calls={"line": line, "more": more})
         assert outer.get() == told
 
+    def test_the_error_tells_of_the_order(self, rig: Rig) -> None:
+        """More concurrency alone is no cure where calls are kept in order."""
+        script = "import headgate\n@headgate.handler(order_by='line')\n"
+        script += "def handleMessage(payload):\n"
+        script += "    return system.util.sendRequest('ACME', 'work', payload)\n"
+        hub = rig.gateway({"ACME/work": script})
+        error = hub.scope("").request("ACME", "work", {"line": 1}).getError()
+        assert "(calls of one 'line' run one after the other)" in str(error)
+
     def test_between_two_lines(self, works: Any) -> None:
         """Two that ask for each other's lines: one of them is told."""
         acme = works(BY_LINE)
@@ -363,6 +372,21 @@ class TestDedicated:
         for handle in handles:
             handle.get()
         assert acme.lines() == in_turn([str(number) for number in range(30)])
+
+    def test_what_waits_when_a_handler_becomes_so(self, works: Any) -> None:
+        """The order of arrival counts for it as for what comes later."""
+        acme = works("concurrency=1")
+        other = acme.rig.client(acme.hub)
+        handles = [acme.hold("0")]
+        for number in range(1, 10):
+            if number == 5:
+                acme.reload(acme.script('threading="Dedicated"'))
+            handles.append(acme.ask(number, client=None if number % 3 else other))
+            acme.waiting(number)
+        acme.go()
+        for handle in handles:
+            handle.get()
+        assert acme.lines() == in_turn([str(number) for number in range(10)])
 
 
 class TestPriorities:

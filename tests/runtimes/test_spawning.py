@@ -93,6 +93,22 @@ class TestWorkers:
         assert not seen.keys() & {"HEADGATE_PASSWORD", "HEADGATE_HOME", "NEVER_SET"}
         worker.close()
 
+    def test_its_stacks_are_not_read_when_it_is_closed(self, forkserver: ForkServer) -> None:
+        """The number of its pipe is another file's then, which loses nothing."""
+        worker = forkserver.spawn()
+        assert worker.read_dump() == b""
+        number = worker.dump
+        worker.close()
+        pipes = [os.pipe()]
+        while pipes[-1][0] < number:
+            pipes.append(os.pipe())
+        for _, end in pipes:
+            os.write(end, b"data")
+        assert worker.read_dump() is None
+        assert [os.read(end, 10) for end, _ in pipes] == [b"data"] * len(pipes)
+        for end in (end for pipe in pipes for end in pipe):
+            os.close(end)
+
     def test_it_does_not_come_to_an_end_with_loading(
         self, forkserver: ForkServer, tmp_path: Path
     ) -> None:

@@ -16,6 +16,7 @@ from headgate.gateway.hosting import Hosting
 from headgate.gateway.layers import dotted, is_secret
 from headgate.gateway.live import Applied
 from headgate.gateway.running import Running
+from headgate.gateway.turns import Turns
 from headgate.invocation import Caller
 from headgate.projects.project import Problem
 from headgate.scope import GATEWAY_PROJECT
@@ -71,6 +72,7 @@ def builtins(
     cancelling: Cancelling,
     operations: Mapping[str, Operation],
     policy: Policy,
+    turns: Turns,
 ) -> dict[str, Builtin]:
     """
     Return the handlers of a gateway by name.
@@ -83,6 +85,7 @@ def builtins(
         operations: What administers it, by name.
         policy: Whoever asks is told of those handlers alone that it lets them ``see``; of folders,
             and of who else is at work, if it lets them ``administer`` what they ask.
+        turns: Those in which tables are made.
     """
 
     def administers(caller: Caller, name: str) -> bool:
@@ -120,6 +123,13 @@ def builtins(
                 rows[name] = [_without_names(row, caller) for row in rows[name]]
         return {**found, **rows}
 
+    def in_turn(table: Callable[[Any, Caller], Any]) -> Callable[[Any, Caller], Any]:
+        async def answer(payload: Any, caller: Caller) -> Any:
+            async with turns.turn(caller):
+                return table(payload, caller)
+
+        return answer
+
     async def reload(payload: Any) -> Any:
         everything = isinstance(payload, Mapping) and bool(payload.get("everything"))
         settings = await gateway.reload_settings()
@@ -132,9 +142,9 @@ def builtins(
         ),
         "counters": Builtin(lambda _: gateway.counters()),
         "drain": Builtin(gateway.draining.answer, action="administer", for_caller=True),
-        "handlers": Builtin(handlers, for_caller=True),
-        "problems": Builtin(problems, for_caller=True),
-        "ps": Builtin(running_table, for_caller=True),
+        "handlers": Builtin(in_turn(handlers), for_caller=True),
+        "problems": Builtin(in_turn(problems), for_caller=True),
+        "ps": Builtin(in_turn(running_table), for_caller=True),
         "reload": Builtin(reload, action="administer"),
         "remote_servers": Builtin(lambda _: gateway.remote_servers()),
         "settings": Builtin(lambda _: _settings(gateway), action="administer"),

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 from headgate.errors import CancellationException, RequestError
 from headgate.gateway.running import Running, find, short_id, wanted_id
+from headgate.gateway.turns import Turns
 from headgate.invocation import Asker, Caller, Fate, Invocation
 from headgate.scope import GATEWAY_PROJECT
 from headgate.security.audit import Record, Recorder
 from headgate.security.identity import is_own
 from headgate.security.policy import Policy, allows
+from headgate.threads import to_its_end
 
 __all__ = ["CANCEL", "Cancelling"]
 
@@ -38,6 +40,7 @@ class Cancelling:
         stop: Ends a request with an error, and its handler as far as that goes.
         recorder: Is told what administrators cancelled.
         policy: Tells who they are.
+        turns: Those in which requests are looked for.
     """
 
     def __init__(
@@ -47,11 +50,13 @@ class Cancelling:
         stop: Callable[[Invocation, RequestError], None],
         recorder: Recorder,
         policy: Policy,
+        turns: Turns,
     ) -> None:
         self._running = running
         self._stop = stop
         self._recorder = recorder
         self._policy = policy
+        self._turns = turns
 
     async def cancel(self, payload: Any, caller: Caller) -> dict[str, Any]:
         """
@@ -69,15 +74,18 @@ class Cancelling:
             HandlerNotFound: The caller may cancel none with this id, or several begin with it.
             PayloadError: There is no id in the payload.
         """
+        wanted = wanted_id(payload)
         administers = allows(self._policy, caller, "administer", GATEWAY_PROJECT, CANCEL)
-        mine = (i for i in self._running.under_way() if administers or is_own(i.caller, caller))
         nothing = f"Nothing {'' if administers else 'of yours '}runs or waits here"
-        invocation = find(wanted_id(payload), mine, nothing)
+        async with self._turns.turn(caller):
+            mine = (i for i in self._running.under_way() if administers or is_own(i.caller, caller))
+            invocation = find(wanted, mine, nothing)
         is_open, fate = invocation.outcome is None, Fate.STILL_RUNNING
         if is_open:
             if administers:
                 self._record(invocation, caller)
-            fate = await self._end(invocation, caller)
+            # Whoever cancels this order, or does not wait for it, reads that it was carried out.
+            fate = await to_its_end(self._end(invocation, caller))
         return {
             "id": short_id(invocation),
             "request_id": invocation.request_id,

@@ -76,9 +76,12 @@ def _needed(
 
 def _error(invocation: Invocation, chain: list[Invocation]) -> DeadlockError:
     cycle = " → ".join(i.target for i in chain[:16])
+    cure = "give it more concurrency"
+    place = invocation.place
+    if isinstance(place, Gate) and place.handler.settings.order_by is not None:
+        cure += f" (calls of one {place.handler.settings.order_by!r} run one after the other)"
     return DeadlockError(
         f"{invocation.target} would wait for ever: every place that it can run in is held by "
-        f"handlers that wait for it ({cycle}). Let the handler call without waiting, or give it "
-        "more concurrency",
+        f"handlers that wait for it ({cycle}). Let the handler call without waiting, or {cure}",
         started=False,
     )

@@ -30,7 +30,7 @@ from headgate.gateway.builtins import Builtin
 from headgate.gateway.deadlock import find_deadlock
 from headgate.gateway.hosted import Hosted
 from headgate.gateway.requests import Requests
-from headgate.invocation import MAX_CHAIN, Caller, Endpoint, Fate, Invocation
+from headgate.invocation import MAX_CHAIN, NOBODY, Caller, Endpoint, Fate, Invocation
 from headgate.network.memory import Network, Peer
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.projects.project import Problem
@@ -43,7 +43,7 @@ from headgate.security.policy import Action, Policy, allows
 from headgate.threads import Mailbox
 from headgate.wire.codec import decode, encode
 
-__all__ = ["GATEWAY_PROJECT", "NOBODY", "Dispatch", "Pause"]
+__all__ = ["GATEWAY_PROJECT", "Dispatch", "Pause"]
 
 logger = logging.getLogger("headgate.gateway")
 
@@ -74,7 +74,8 @@ class _Answer:
 
     def withdraw(self, invocation: Invocation) -> str:
         if self._task is not None:
-            self._task.cancel()
+            # Not in this turn: a task that is cancelled before its first step tells nobody.
+            self._task.get_loop().call_soon(self._task.cancel)
         return Fate.UNKNOWN
 
 
@@ -141,6 +142,7 @@ class Dispatch:
         network: The way to other gateways.
         recorder: Is told of administration.
         builtins: The gateway's own handlers by name.
+        refusal: Tells why another try is not taken now, None for one that is.
         audit: The log that may have to hold a request first; None where there is none.
     """
 
@@ -154,6 +156,7 @@ class Dispatch:
         network: Network,
         recorder: Recorder,
         builtins: Mapping[str, Builtin],
+        refusal: Callable[[Invocation], RequestError | None],
         audit: AuditLog | None = None,
     ) -> None:
         self._gateway = gateway
@@ -167,7 +170,8 @@ class Dispatch:
         self._audit = audit
         self._committed = Mailbox(asyncio.get_running_loop(), self._resume)
         self._resumed: Invocation | None = None
-        self.pauses = _Pauses(self.request, lambda i: requests.cancel(i, "its caller did"))
+        self._refusal = refusal
+        self.pauses = _Pauses(self._try_again, lambda i: requests.cancel(i, "its caller did"))
         """Where requests of this process wait for their next try."""
 
     async def over(self) -> None:
@@ -268,6 +272,13 @@ class Dispatch:
         invocation.home = self._gateway
         self._requests.add(invocation)
         self.pauses.add(invocation, pause)
+
+    def _try_again(self, invocation: Invocation) -> None:
+        refusal = self._refusal(invocation)
+        if refusal is None:
+            self.request(invocation)
+        else:
+            self._requests.end(invocation, Failure(refusal))
 
     def break_deadlocks(self, start: Invocation) -> None:
         """End requests that can never begin, now that this one is queued or waited for."""
@@ -507,28 +518,6 @@ class Dispatch:
                 invocation.asker.progressed(invocation, data)
             if values:
                 invocation.asker.yielded(invocation, values)
-
-
-class _Nobody:
-    """The asker of what nobody waits for, as a message's handlers: nothing is sent back."""
-
-    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
-        """Drop it; a failure was recorded."""
-
-    def started(self, invocation: Invocation) -> None:
-        """Drop it."""
-
-    def progressed(self, invocation: Invocation, data: bytes) -> None:
-        """Drop it."""
-
-    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
-        """Drop them."""
-
-    def learned(self, invocation: Invocation, fate: str) -> None:
-        """Drop it."""
-
-
-NOBODY = _Nobody()
 
 
 class _Held:

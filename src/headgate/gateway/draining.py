@@ -89,9 +89,11 @@ class Draining:
         """Return why an invocation is not taken, None for one that is."""
         if not self.is_on or invocation.project == GATEWAY_PROJECT:
             return None
+        # What runs here may ask for what it needs, by way of other gateways, too.
+        if invocation.parent is not None:
+            return None
         ancestors = invocation.ancestors
         if ancestors and any(i.request_id in ancestors for i in self._running.under_way()):
-            # What runs here may ask for what it needs, by way of other gateways, too.
             return None
         return GatewayUnreachable(
             f"The gateway {self._gateway!r} is draining: it finishes what is under way, and takes "

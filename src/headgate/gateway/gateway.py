@@ -37,6 +37,7 @@ from headgate.gateway.requests import Requests
 from headgate.gateway.running import Running
 from headgate.gateway.scope import GatewayScope
 from headgate.gateway.slow import SlowRuns
+from headgate.gateway.turns import Turns
 from headgate.invocation import Invocation
 from headgate.network.memory import Network, NoNetwork
 from headgate.outcome import Failure, Outcome
@@ -323,8 +324,13 @@ class Gateway:
             requests=self._requests,
             zones=self._zones,
         )
+        turns = Turns()
         cancelling = Cancelling(
-            running, stop=self._requests.stop, recorder=self._recorder, policy=self._policy
+            running,
+            stop=self._requests.stop,
+            recorder=self._recorder,
+            policy=self._policy,
+            turns=turns,
         )
         self._dispatch = Dispatch(
             self,
@@ -333,7 +339,10 @@ class Gateway:
             requests=self._requests,
             network=self._network,
             recorder=self._recorder,
-            builtins=builtins(self, hosting, running, cancelling, self._operations(), self._policy),
+            builtins=builtins(
+                self, hosting, running, cancelling, self._operations(), self._policy, turns
+            ),
+            refusal=self.draining.refusal,
             audit=self._audit,
         )
         self._finished = Mailbox(loop, self._dispatch.finished)
@@ -722,7 +731,7 @@ class Gateway:
         invocation, delivery = item
         if not self._serves:
             self._refuse(invocation)
-        elif self._running.draining and invocation.parent is None and not self._takes(invocation):
+        elif self._running.draining and not self._takes(invocation):
             return
         elif delivery is None:
             self._dispatch.nested(invocation)

@@ -17,9 +17,8 @@ from headgate.errors import (
     PayloadError,
     RequestError,
 )
-from headgate.gateway.dispatch import NOBODY
 from headgate.gateway.limits import Admission
-from headgate.invocation import HIGH, LOW, UNLIMITED, Caller, Fate, Invocation
+from headgate.invocation import HIGH, LOW, NOBODY, UNLIMITED, Caller, Fate, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.gate import Gate
 from headgate.scope import MAX_TIMEOUT

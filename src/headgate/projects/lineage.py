@@ -12,6 +12,7 @@ from headgate.errors import ConfigurationError
 from headgate.handler import HandlerSettings, PoolSettings, known_names
 from headgate.projects.script import Script, read_script
 from headgate.projects.source import ProjectSource, module_texts
+from headgate.projects.toml import line_of
 
 __all__ = ["HandlerSource", "Lineage"]
 
@@ -75,13 +76,24 @@ class Lineage:
         script = read_script(self.scripts[handler])
         # A project's settings speak of what it has or inherits, not of what an heir has.
         depth = next(n for n, member in enumerate(self.members) if handler in member.scripts)
+        members = self.members[: depth + 1]
         stated: dict[str, Any] = {}
-        for member in reversed(self.members[: depth + 1]):
+        for member in reversed(members):
             stated |= member.settings_of(handler)
+
+        def where(name: str) -> tuple[str, int | None]:
+            if name in stated:
+                key: tuple[str, ...] = ("handlers", handler, name)
+                found = next(each for each in members if name in each.settings_of(handler))
+            elif name not in script.settings:
+                key = ("defaults", name)
+                found = next(each for each in members if name in each.defaults)
+            else:
+                return str(script.file), None
+            return str(found.file), line_of(found.text, *key)
+
         settings = HandlerSettings.merge(
-            {**script.settings, **stated},
-            _merged(self.members[: depth + 1], "defaults"),
-            file=str(script.file),
+            {**script.settings, **stated}, _merged(members, "defaults"), where=where
         )
         return HandlerSource(name=handler, file=script.file, script=script, settings=settings)
 

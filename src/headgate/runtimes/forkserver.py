@@ -213,6 +213,19 @@ class WorkerProcess:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._pidfd, number)
 
+    def read_dump(self) -> bytes | None:
+        """
+        Return what it has told of its stacks and nobody has read, 256 KiB at most; None after
+        `close`.
+        """
+        with self._lock:
+            if self._closed:
+                # The number of its pipe may be that of another file by now.
+                return None
+            with suppress(BlockingIOError):
+                return os.read(self.dump, PIECE)
+        return b""
+
     def close(self) -> None:
         """Kill it if it lives, and let go of everything."""
         self.kill()
@@ -370,7 +383,7 @@ class _Parcel:
 
     def __init__(self) -> None:
         self._sock, self._their_sock = socket.socketpair()
-        self._dump, self._their_dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.dump, self._their_dump = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._permits = os.eventfd(0, os.EFD_SEMAPHORE | os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_open = False
 
@@ -387,7 +400,7 @@ class _Parcel:
             pidfd=pidfd,
             sock=self._sock,
             permits=self._permits,
-            dump=self._dump,
+            dump=self.dump,
             origin=origin,
         )
 
@@ -399,7 +412,7 @@ class _Parcel:
         os.close(self._their_dump)
         if not self._is_open:
             self._sock.close()
-            os.close(self._dump)
+            os.close(self.dump)
             os.close(self._permits)
 
 

@@ -40,7 +40,7 @@ class Way(NamedTuple):
     """How a handler runs; where it stays the same, a newer handler takes the older one's place."""
 
     lane: str
-    """``process``, ``async``, ``Shared`` or ``Dedicated``."""
+    """``process``, ``process in order``, ``async``, ``Shared`` or ``Dedicated``."""
     limited: bool
     """Whether its gate limits how many of its runs are under way."""
     order: str | None
@@ -53,8 +53,11 @@ class Way(NamedTuple):
         dedicated = settings.threading == "Dedicated"
         order = ALL if dedicated else settings.order_by
         if settings.runtime == "process":
-            # The lane itself sees in how many workers a handler runs, and may so stage ahead.
-            return Way("process", limited=False, order=None if dedicated else order)
+            # The lane itself sees in how many workers a handler runs, and may so stage ahead; and
+            # it keeps the order of Dedicated ones.
+            if dedicated:
+                return Way("process in order", limited=False, order=None)
+            return Way("process", limited=False, order=order)
         if handler.signature.is_async:
             return Way("async", limited=True, order=order)
         if dedicated:

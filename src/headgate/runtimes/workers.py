@@ -372,14 +372,14 @@ class WorkerRun(NamedTuple):
 
     async def stack(self) -> list[str]:
         """Have the worker tell its stacks, and return that of the handler."""
-        dump = self.worker.process.dump
-        _read_dump(dump)
-        self.worker.process.signal(signal.SIGUSR2)
+        process = self.worker.process
+        process.read_dump()
+        process.signal(signal.SIGUSR2)
         text, end = b"", monotonic() + STACK_SECONDS
         while monotonic() < end:
             await asyncio.sleep(STACK_PAUSE)
-            more = _read_dump(dump)
-            if text and not more:
+            more = process.read_dump()
+            if more is None or (text and not more):
                 break
             text += more
         # A signal ends some calls in C, and with them the run: if none came after it, it was this.
@@ -387,15 +387,6 @@ class WorkerRun(NamedTuple):
         if head is not None and head.invocation is not self.invocation:
             return []
         return stack_in_dump(text.decode("utf-8", "backslashreplace"))
-
-
-def _read_dump(fd: int) -> bytes:
-    """Return what a worker has told of its stacks and nobody has read."""
-    text = b""
-    with suppress(OSError):
-        while data := os.read(fd, 64 * 1024):
-            text += data
-    return text
 
 
 def _run(number: int, invocation: Invocation) -> Run:

@@ -34,11 +34,14 @@ def is_own(made: Caller, caller: Caller) -> bool:
     """
     Whether a request is a caller's own: by the user's name, of anonymous callers by the session.
 
+    The sessions of another gateway are not known here: what its anonymous callers ask for is
+    nobody's own.
+
     Args:
         made: Who made the request.
         caller: Who asks for it now.
     """
-    if caller.method == ANONYMOUS and made.session != caller.session:
+    if caller.method == ANONYMOUS and (caller.gateway or made.session != caller.session):
         return False
     return made.user == caller.user and made.gateway == caller.gateway
 

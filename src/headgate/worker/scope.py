@@ -15,7 +15,7 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
-from headgate.invocation import Caller, Invocation, current_invocation
+from headgate.invocation import NOBODY, Caller, Invocation, current_invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.request import FINAL_FATES, Request
 from headgate.runtimes.link import NestedAnswer, NestedCall, NestedCancel, NestedEvent, NestedGrant
@@ -253,28 +253,6 @@ class WorkerScope(Scope):
     def _deliver(self, request: Request, payload: bytes, delivery: Delivery) -> None:
         route = Route(ancestors=delivery.ancestors)
         self.home.ask(request, payload, route=route, scope=delivery.scope, filters=delivery.filters)
-
-
-class _Nobody:
-    """The asker of what is answered by the gateway: the link brings the answers."""
-
-    def ended(self, invocation: Invocation, outcome: Outcome) -> None:
-        """Drop it."""
-
-    def started(self, invocation: Invocation) -> None:
-        """Drop it."""
-
-    def progressed(self, invocation: Invocation, data: bytes) -> None:
-        """Drop it."""
-
-    def yielded(self, invocation: Invocation, parts: list[bytes]) -> None:
-        """Drop them."""
-
-    def learned(self, invocation: Invocation, fate: str) -> None:
-        """Drop it."""
-
-
-NOBODY = _Nobody()
 
 
 def _error(answer: NestedAnswer) -> RequestError:

@@ -27,7 +27,7 @@ from types import CodeType, FrameType
 from typing import Any, NoReturn
 
 from headgate.errors import CancellationException, HandlerNotFound
-from headgate.invocation import Invocation
+from headgate.invocation import NOBODY, Invocation
 from headgate.outcome import Failure, Outcome
 from headgate.projects.project import Handler
 from headgate.runtimes.execute import execute, execute_async, interrupted
@@ -49,7 +49,7 @@ from headgate.runtimes.link import (
 )
 from headgate.worker.loading import load
 from headgate.worker.logs import log_to
-from headgate.worker.scope import NOBODY, Home
+from headgate.worker.scope import Home
 from headgate.worker.speaking import Link, Reports
 
 __all__ = ["Worker", "serve"]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from annotated_types import Ge, Gt, Le
 
-from headgate.errors import HandlerError, PermissionDenied, RequestError
+from headgate.errors import HandlerError, PayloadError, PermissionDenied, RequestError
 from headgate.invocation import Caller, Invocation
 
 __all__ = ["MAX_PAYLOAD", "AuditSettings", "LogRecorder", "Record", "Recorder", "Recorders"]
@@ -166,14 +166,17 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         Return the record of a request that came to an error: refused, or failed.
 
-        Of what a handler raised it holds the type alone without `payload`: the text of an exception
-        is often made of what was in the payload.
+        Without `payload` it holds of what a handler raised the type alone, and of a wrong payload
+        the place: such texts are often made of what was in the payload.
         """
         event = "refused" if type(error) is PermissionDenied else "failed"
         if invocation.action == "administer" and event == "failed":
             event = "administered"
-        hidden = isinstance(error, HandlerError) and not payload
-        detail = str(error.details().get("type", "")) if hidden else error.message
+        detail = error.message
+        if isinstance(error, HandlerError) and not payload:
+            detail = str(error.details().get("type", ""))
+        elif isinstance(error, PayloadError) and not payload:
+            detail = error.place or detail
         return cls.of(
             event, invocation, outcome=error.code, detail=detail[:MAX_DETAIL], payload=payload
         )
