@@ -189,6 +189,7 @@ class TestDeaths:
         )
         text = f"FOLDER = {str(tmp_path)!r}\n" + script(body, "memory=4000")
         monkeypatch.setattr("headgate.runtimes.process.MEMORY_SECONDS", 0.001)
+        monkeypatch.setattr("headgate.runtimes.process.STAGED_SECONDS", 0.1)
         acme = plant({"run": text, "project.toml": "[pool]\nworkers = 1\n"})
         for handle in [acme.ask("run", n) for n in range(200)]:
             handle.get()
@@ -204,9 +205,9 @@ class TestDeaths:
         monkeypatch.setattr("headgate.runtimes.process.memory_of", measure)
         handles: list[Any] = []
         acme.hub.call(lambda: handles.extend(acme.ask("run", n) for n in ("first", "second")))
-        acme.rig.until((tmp_path / "begun").exists)
-        (tmp_path / "end").touch()
         acme.rig.until(lambda: len(handles) == 2)
+        assert handles[0].get() == "first"
+        (tmp_path / "end").touch()
         assert [handle.get() for handle in handles] == ["first", "second"]
 
     def test_too_much_memory(self, plant: Any) -> None:
@@ -225,7 +226,7 @@ class TestDeaths:
             "context.progress(os.getpid())\n"
             "while not os.path.exists(payload): time.sleep(0.005)\n"
             "threading.Timer(0.5, os._exit, [1]).start()\n"
-            "return 7"
+            "return 100_000 * '7'"
         )
         acme = plant({"last": script(body)})
         go, blocks, free = acme.rig.folder / "go", threading.Event(), threading.Event()
@@ -242,7 +243,8 @@ class TestDeaths:
         # Its death is told by another process. If that took longer, this would show less.
         time.sleep(0.1)
         free.set()
-        assert handle.get() == 7
+        # More than is read at once.
+        assert handle.get() == 100_000 * "7"
 
     def test_the_fork_server_dies(self, plant: Any) -> None:
         """What ran ends as killed, with what it had started; what comes after that is served."""
