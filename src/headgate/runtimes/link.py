@@ -265,7 +265,7 @@ FromWorker = (
 
 LENGTH: Final = 4
 
-MAX_FRAME: Final = 1024 * 1024 * 1024
+MAX_FRAME: Final = 256 * 1024 * 1024
 """Bytes of a frame, at most: a length beyond that is none."""
 
 _encode = msgspec.msgpack.Encoder().encode
