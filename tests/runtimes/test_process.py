@@ -155,6 +155,19 @@ class TestRuns:
         acme.call("log")
         acme.rig.until(lambda: ("valve", logging.WARNING, "stuck") in caplog.record_tuples)
 
+    def test_a_logger_for_each_run(
+        self, plant: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Loggers last, so only so many are made; beyond that a record names its own."""
+        known = logging.root.manager.loggerDict
+        acme = plant({"log": script("import logging\nlogging.getLogger(payload).error('stuck')")})
+        monkeypatch.setattr("headgate.runtimes.forkserver.MOST_LOGGERS", len(known) + 1)
+        for n in range(3):
+            acme.call("log", f"valve-{n}")
+        record = ("headgate.worker", logging.ERROR, "valve-2: stuck")
+        acme.rig.until(lambda: record in caplog.record_tuples)
+        assert [name for name in known if name.startswith("valve-")] == ["valve-0"]
+
 
 class TestDeaths:
     @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ ORPHANED = -signal.SIGKILL
 WHOLE_GROUP = 1 << 2
 """PIDFD_SIGNAL_PROCESS_GROUP: also when the process itself is dead. Linux 6.9 and later."""
 
+MOST_LOGGERS = 10_000
+"""Loggers in the gateway, from which on records of workers make no others."""
+
 PID = struct.Struct("!i")
 EXIT = struct.Struct("!ii")
 
@@ -453,11 +456,14 @@ def _clean_environment() -> dict[str, str]:
     return {**passed, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def log(frame: Logged, prefix: str = "") -> None:
+def log(frame: Logged) -> None:
     """Put what a worker logged into the gateway's log."""
-    target = logging.getLogger(frame.logger)
+    name, text, known = frame.logger, frame.message, logging.root.manager.loggerDict
+    if name not in known and len(known) >= MOST_LOGGERS:
+        # They last as long as the gateway, and a handler may give each order one of its own.
+        name, text = "headgate.worker", f"{name}: {text}"
+    target = logging.getLogger(name)
     if target.isEnabledFor(frame.level):
-        text = f"{prefix}{frame.message}"
         target.log(frame.level, "%s", f"{text}\n{frame.traceback}" if frame.traceback else text)
 
 
