@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
+import select
 import signal
 import subprocess
 import sys
@@ -53,6 +55,15 @@ SCRIPTS = {
         """,
 }
 
+HANG = """
+    import ctypes, os, signal, headgate
+
+    @headgate.handler(runtime="process")
+    def handleMessage(payload, context):
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGKILL})
+        context.progress(os.getpid())
+        ctypes.PyDLL(None).pause()
+    """
 
 GRACE = 5.0
 
@@ -121,6 +132,19 @@ def zero(client: headgate.Client) -> bool:
 
 
 class TestKilled:
+    @pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")
+    def test_no_worker_survives(self, rig: Rig, run: Callable[..., Running]) -> None:
+        """SIGKILL: not even one that hangs in C and takes no signal but that."""
+        rig.projects({"ACME/hang": HANG})
+        gateway = run()
+        pids: queue.Queue[int] = queue.Queue()
+        with headgate.connect(gateway.url) as client:
+            client.request("ACME", "hang", None, on_progress=pids.put)
+            pidfd = os.pidfd_open(pids.get(timeout=20))
+            gateway.send(signal.SIGKILL)
+            assert select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+
     def test_a_thousand_requests_in_flight_all_end(
         self, rig: Rig, run: Callable[..., Running]
     ) -> None:

@@ -465,6 +465,21 @@ class TestInsideAWorker:
                     handle = current_scope().request("ACME", "hold", 2, retries=100)
                     return handle.get()
                 """,
+                "ACME/many": """
+                import headgate, threading, time
+                from headgate.scope import current_scope
+
+                @headgate.handler(runtime="process")
+                def handleMessage(payload):
+                    ask = current_scope().request
+                    handles = [ask("ACME", "hold", 2, retries=100) for _ in range(payload)]
+                    while not any(handle.done for handle in handles):
+                        time.sleep(0.005)
+                    threads = threading.active_count()
+                    for handle in handles:
+                        handle.cancel()
+                    return threads
+                """,
             }
         )
         self.first = hub.scope("").request("ACME", "hold", 1)
@@ -487,3 +502,9 @@ class TestInsideAWorker:
         hub.globals["go"].set()
         assert outer.get() == 2
         assert set(tries) == {1}
+
+    def test_at_most_a_hundred_wait(self, rig: Rig, hub: headgate.Gateway) -> None:
+        """Each has a thread of the worker; one more ends with what it failed with."""
+        threads = rig.client(hub).request("ACME", "many", 250, timeout=20).get()
+        hub.globals["go"].set()
+        assert threads < 120

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
 import random
+import select
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +22,7 @@ import pytest
 
 import headgate
 from headgate.errors import CancellationException, DeadlockError, HandlerKilled, RequestTimeout
+from headgate.runtimes.link import Logged, NestedCall, framed
 
 if TYPE_CHECKING:
     from conftest import Rig
@@ -151,6 +155,19 @@ class TestRuns:
         acme.call("log")
         acme.rig.until(lambda: ("valve", logging.WARNING, "stuck") in caplog.record_tuples)
 
+    def test_a_logger_for_each_run(
+        self, plant: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Loggers last, so only so many are made; beyond that a record names its own."""
+        known = logging.root.manager.loggerDict
+        acme = plant({"log": script("import logging\nlogging.getLogger(payload).error('stuck')")})
+        monkeypatch.setattr("headgate.runtimes.forkserver.MOST_LOGGERS", len(known) + 1)
+        for n in range(3):
+            acme.call("log", f"valve-{n}")
+        record = ("headgate.worker", logging.ERROR, "valve-2: stuck")
+        acme.rig.until(lambda: record in caplog.record_tuples)
+        assert [name for name in known if name.startswith("valve-")] == ["valve-0"]
+
 
 class TestDeaths:
     @pytest.mark.parametrize(
@@ -171,6 +188,41 @@ class TestDeaths:
         assert [part in str(error) for part in ("ACME/crash", str(worker), how)] == [True] * 3
         assert acme.call("pid") != worker
 
+    def test_what_follows_is_not_killed_for_it(
+        self, plant: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """A run that ends while its worker is measured takes the next one's life not."""
+        body = (
+            "if payload == 'first':\n"
+            "    while not os.path.exists(FOLDER + '/go'): time.sleep(0.001)\n"
+            "if payload == 'second':\n"
+            "    open(FOLDER + '/begun', 'w').close()\n"
+            "    while not os.path.exists(FOLDER + '/end'): time.sleep(0.001)\n"
+            "return payload"
+        )
+        text = f"FOLDER = {str(tmp_path)!r}\n" + script(body, "memory=4000")
+        monkeypatch.setattr("headgate.runtimes.process.MEMORY_SECONDS", 0.001)
+        monkeypatch.setattr("headgate.runtimes.process.STAGED_SECONDS", 0.1)
+        acme = plant({"run": text, "project.toml": "[pool]\nworkers = 1\n"})
+        for handle in [acme.ask("run", n) for n in range(200)]:
+            handle.get()
+
+        def measure(pid: int) -> int:
+            (tmp_path / "go").touch()
+            # If it was not given ahead, it does not begin now, and this shows less.
+            with contextlib.suppress(AssertionError):
+                acme.rig.until((tmp_path / "begun").exists, 2.0)
+            monkeypatch.undo()
+            return 1 << 40 if (tmp_path / "begun").exists() else 0
+
+        monkeypatch.setattr("headgate.runtimes.process.memory_of", measure)
+        handles: list[Any] = []
+        acme.hub.call(lambda: handles.extend(acme.ask("run", n) for n in ("first", "second")))
+        acme.rig.until(lambda: len(handles) == 2)
+        assert handles[0].get() == "first"
+        (tmp_path / "end").touch()
+        assert [handle.get() for handle in handles] == ["first", "second"]
+
     def test_too_much_memory(self, plant: Any) -> None:
         """A handler that holds more than its limit is killed, and told why."""
         body = "held = [b'x' * 2**20 for _ in range(256)]\ntime.sleep(60)"
@@ -187,7 +239,7 @@ class TestDeaths:
             "context.progress(os.getpid())\n"
             "while not os.path.exists(payload): time.sleep(0.005)\n"
             "threading.Timer(0.5, os._exit, [1]).start()\n"
-            "return 7"
+            "return 100_000 * '7'"
         )
         acme = plant({"last": script(body)})
         go, blocks, free = acme.rig.folder / "go", threading.Event(), threading.Event()
@@ -201,17 +253,87 @@ class TestDeaths:
         assert blocks.wait(20)
         go.touch()
         acme.rig.until(lambda: is_gone(worker))
+        # Its death is told by another process. If that took longer, this would show less.
+        time.sleep(0.1)
         free.set()
-        assert handle.get() == 7
+        # More than is read at once.
+        assert handle.get() == 100_000 * "7"
 
     def test_the_fork_server_dies(self, plant: Any) -> None:
-        """What ran ends as killed, and what comes after that is served."""
-        acme = plant({"hold": HOLD, "pid": PID})
-        handle, worker = acme.begun("hold")
+        """What ran ends as killed, with what it had started; what comes after that is served."""
+        start = "import subprocess\ncontext.progress(subprocess.Popen(['sleep', '600']).pid)\n"
+        acme = plant({"hold": script(f"{start}while True: time.sleep(60)"), "pid": PID})
+        handle, child = acme.begun("hold")
+        pidfd = os.pidfd_open(child)
+        worker = acme.hub.running()["running"][0]["pid"]
         (parent,) = (n for n in descendants(os.getpid()) if worker in descendants(n))
         os.kill(parent, signal.SIGKILL)
-        assert type(handle.getError()) is HandlerKilled
+        error = handle.getError()
+        assert type(error) is HandlerKilled
+        assert "SIGKILL" in str(error)
         assert acme.call("pid") != worker
+        assert select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [
+            b"\x00\x00\x00\x02\x92\x63",
+            b"\x7f\xff\xff\xff\x01",
+            framed(NestedCall(10**9, 0, "ACME", "count", b"\xc0", 1e12)),
+            framed(Logged("x", 20, "text"))[:-1] + b"\xff",
+        ],
+        ids=["no frame", "no length", "a number again", "no text"],
+    )
+    def test_nonsense_on_the_link(self, plant: Any, nonsense: bytes, tmp_path: Path) -> None:
+        """Only who wrote it is killed, and what it had asked for before is asked once."""
+        ask = framed(NestedCall(10**9, 0, "ACME", "count", b"\xc0", 1e12))
+        body = (
+            "for fd in range(3, 20):\n"
+            "    path = f'/proc/self/fd/{fd}'\n"
+            "    if os.path.lexists(path) and 'socket' in os.readlink(path):\n"
+            "        os.write(fd, payload)\n"
+            "while True: time.sleep(60)"
+        )
+        note = tmp_path / "note"
+        acme = plant(
+            {
+                "write": script(body),
+                "count": script(
+                    f"with open({str(note)!r}, 'a') as f: f.write('x')\ntime.sleep(0.3)"
+                ),
+                "hold": HOLD,
+            }
+        )
+        spared, worker = acme.begun("hold")
+        error = acme.ask("write", ask + nonsense).getError()
+        assert (type(error), error.started) == (HandlerKilled, True)
+        acme.rig.until(lambda: note.exists() and note.read_text() == "x")
+        assert not is_gone(worker)
+        spared.cancel()
+
+    def test_a_handler_leaves_something_behind_that_blocks(
+        self, plant: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A worker that begins nothing any more is killed, and what it was given runs elsewhere."""
+        monkeypatch.setattr("headgate.runtimes.process.STUCK_SECONDS", 0.3)
+        body = (
+            "import os, time, asyncio, headgate\n"
+            "@headgate.handler(runtime='process')\n"
+            "async def handleMessage(payload):\n"
+            "    def block():\n"
+            "        open(payload, 'w').close()\n"
+            "        while True: time.sleep(60)\n"
+            "    asyncio.get_running_loop().call_later(0.02, block)\n"
+            "    return os.getpid()\n"
+        )
+        acme = plant({"leave": body, "pid": PID, "project.toml": "[pool]\nworkers = 1\n"})
+        blocks = acme.rig.folder / "blocks"
+        worker = acme.call("leave", str(blocks))
+        acme.rig.until(blocks.exists)
+        handles = [acme.ask("pid") for _ in range(3)]
+        assert worker not in [handle.get() for handle in handles]
+        assert is_gone(worker)
 
     def test_workers_that_cannot_be_loaded_any_more(self, plant: Any, tmp_path: Path) -> None:
         """What waits ends with the reason, and nothing of it began."""
@@ -313,19 +435,48 @@ class TestStops:
         assert (tmp_path / "cleaned").exists()
         assert acme.call("pid") == worker
 
-    def test_a_handler_that_takes_no_interrupt(self, plant: Any) -> None:
-        """It is killed after a grace."""
+    @pytest.mark.parametrize("by", ["cancel", "stop"])
+    def test_a_handler_that_takes_no_interrupt(self, plant: Any, by: str) -> None:
+        """It is killed after a grace, and its caller learns it, also when the gateway stops."""
         body = (
-            "import signal\n"
-            "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
             "context.progress(os.getpid())\n"
-            "while True: time.sleep(60)"
+            "while True:\n"
+            "    try: time.sleep(60)\n"
+            "    except KeyboardInterrupt: pass"
         )
         acme = plant({"hold": script(body, "on_timeout='interrupt'"), "pid": PID})
-        handle, worker = acme.begun("hold")
-        handle.cancel()
+        if by == "cancel":
+            handle, worker = acme.begun("hold")
+            handle.cancel()
+        else:
+            reported: queue.Queue[int] = queue.Queue()
+            client = acme.rig.client(acme.hub)
+            handle = client.request("ACME", "hold", None, on_progress=reported.put)
+            worker = reported.get(timeout=20)
+            acme.hub.stop(0.0)
         assert handle.wait_fate(20) == "stopped"
         acme.rig.until(lambda: is_gone(worker))
+
+    def test_one_that_has_ended_already_is_not_killed(self, plant: Any) -> None:
+        """Not even if the gateway has not read its result yet."""
+        body = (
+            "import threading\n"
+            "context.progress(os.getpid())\n"
+            "while not os.path.exists(payload): time.sleep(0.005)\n"
+            "threading.Timer(0.2, lambda: open(payload + ' over', 'w').close()).start()"
+        )
+        acme = plant({"test": script(body), "pid": PID, "project.toml": "[pool]\nworkers = 1\n"})
+        go = acme.rig.folder / "go"
+        handle, worker = acme.begun("test", str(go))
+
+        def block() -> None:
+            go.touch()
+            acme.rig.until((go.parent / "go over").exists)
+
+        acme.hub.call(block)
+        handle.cancel()
+        assert handle.wait_fate(20) == "finished"
+        assert acme.call("pid") == worker
 
     def test_abandon(self, plant: Any) -> None:
         """It learns that nobody waits, and goes on until it returns, on the same worker."""
@@ -380,6 +531,23 @@ class TestWorkers:
         go.touch()
         assert running.get() == "old"
         acme.rig.until(lambda: is_gone(worker))
+
+    def test_a_reload_while_workers_are_made_that_hang(self, plant: Any, tmp_path: Path) -> None:
+        """Those of the newer code do not wait for them."""
+        hangs = (
+            "import os, time\n"
+            f"try: open({str(tmp_path / 'first')!r}, 'x').close()\n"
+            f"except FileExistsError: open({str(tmp_path / 'hangs')!r}, 'w'); time.sleep(60)\n"
+        )
+        hold = script("context.progress(os.getpid())\nwhile True: time.sleep(60)", "concurrency=2")
+        acme = plant({"hold": hangs + hold, "project.toml": "[pool]\nworkers = 2\n"})
+        acme.rig.until((tmp_path / "hangs").exists)
+        acme.rig.projects({"ACME/hold": hold})
+        acme.hub.reload()
+        handles, workers = zip(*(acme.begun("hold") for _ in range(2)), strict=True)
+        assert len(set(workers)) == 2
+        for handle in handles:
+            handle.cancel()
 
     def test_an_old_worker_is_replaced(self, plant: Any) -> None:
         """After its age another one has its place."""

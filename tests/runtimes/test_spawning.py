@@ -176,6 +176,20 @@ class TestDeaths:
         for worker in workers:
             worker.close()
 
+    def test_the_fork_server_does_not_answer(
+        self, forkserver: ForkServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is given up, so that no late answer is taken for one to something else."""
+        monkeypatch.setattr("headgate.runtimes.forkserver.START_SECONDS", 0.5)
+        worker = forkserver.spawn()
+        assert forkserver.pid is not None
+        os.kill(forkserver.pid, signal.SIGSTOP)
+        with pytest.raises(ConfigurationError):
+            forkserver.spawn()
+        assert death(worker) < 0
+        assert forkserver.is_dead
+        worker.close()
+
     def test_it_is_closed(self) -> None:
         """Its workers go with it, and no file is left open."""
         before = os.listdir("/proc/self/fd")

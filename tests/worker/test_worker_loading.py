@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headgate.runtimes.link import Loading
+
 if TYPE_CHECKING:
     from worker_ends import Nursery
 
@@ -67,3 +69,17 @@ def test_the_file_that_is_loaded_is_told(nursery: Nursery) -> None:
     worker = nursery.spawn()
     worker.load({"echo": ECHO})
     assert str(worker.folder / "messages" / "echo.py") in worker.loading
+
+
+def test_what_is_imported_later_is_not_told(nursery: Nursery) -> None:
+    """Only while it loads who is to blame if it never comes to an end must be known."""
+    worker = nursery.loaded(
+        {
+            "library/plant/_late.py": "speed = 7\n",
+            "late": "def handleMessage(payload):\n"
+            "    from plant import _late\n    return _late.speed\n",
+        }
+    )
+    assert worker.loading
+    assert worker.call("late") == 7
+    assert [frame for frame in worker.heard if isinstance(frame, Loading)] == []

@@ -45,6 +45,7 @@ from headgate.projects.project import Problem, Project
 from headgate.projects.source import ProjectFolders
 from headgate.request import refuse_on_event_loop
 from headgate.runtimes.forkserver import ForkServer
+from headgate.runtimes.process import INTERRUPT_SECONDS
 from headgate.runtimes.project import ProjectRuntime
 from headgate.security.administration import Administration
 from headgate.security.audit import AuditLog, LogRecorder, Record, Recorder, Recorders
@@ -63,8 +64,11 @@ T = TypeVar("T")
 
 logger = logging.getLogger("headgate.gateway")
 
-INTERRUPT_SECONDS = 1.0
-"""Seconds that handlers which were stopped have to end when it stops, so that callers learn it."""
+STOPPED_SECONDS = 2 * INTERRUPT_SECONDS
+"""
+Seconds that handlers which were stopped have to end when it stops, so that callers learn it: time
+for those that take no interrupt, and are killed then.
+"""
 
 STOP_SECONDS = 5.0
 """Seconds that requests in flight have to finish when the gateway stops."""
@@ -394,7 +398,7 @@ class Gateway:
         for invocation in self._requests.on_this_node():
             error = ConnectionLost(f"The gateway {self.name!r} stopped")
             self._requests.stop(invocation, error)
-        end = monotonic() + INTERRUPT_SECONDS
+        end = monotonic() + STOPPED_SECONDS
         while any(h.runtime.is_stopping for h in self._hosted().values()) and monotonic() < end:
             await asyncio.sleep(0.002)
 

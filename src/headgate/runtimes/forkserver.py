@@ -57,8 +57,14 @@ STOP_SECONDS = 5.0
 PIECE = 256 * 1024
 """Bytes that are read from a worker at once, at most."""
 
-UNKNOWN_STATUS = -signal.SIGTERM
-"""The status of a worker that died together with its fork server."""
+ORPHANED = -signal.SIGKILL
+"""The status of a worker whose fork server has died: the kernel kills it."""
+
+WHOLE_GROUP = 1 << 2
+"""PIDFD_SIGNAL_PROCESS_GROUP: also when the process itself is dead. Linux 6.9 and later."""
+
+MOST_LOGGERS = 10_000
+"""Loggers in the gateway, from which on records of workers make no others."""
 
 PID = struct.Struct("!i")
 EXIT = struct.Struct("!ii")
@@ -226,6 +232,19 @@ class WorkerProcess:
                 return os.read(self.dump, PIECE)
         return b""
 
+    def kill_group(self) -> None:
+        """Kill it and what it has started, when there is no fork server to do that."""
+        with self._lock:
+            if self._closed or self.status is not None:
+                return
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL, None, WHOLE_GROUP)
+            except OSError:
+                # An older kernel. As long as there is the process, nobody else has its number.
+                with suppress(OSError):
+                    signal.pidfd_send_signal(self._pidfd, 0)
+                    os.killpg(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Kill it if it lives, and let go of everything."""
         self.kill()
@@ -311,15 +330,21 @@ class ForkServer:
         if self._closed:
             raise OSError("the fork server has ended")
         control = self._control or self._start()
+        assert self._process is not None
         with _Parcel() as parcel:
             message = msgspec.msgpack.encode({"environment": environment})
-            socket.send_fds(control, [message], parcel.theirs)
-            pid, pidfd = _answer(control)
+            try:
+                socket.send_fds(control, [message], parcel.theirs)
+                pid, pidfd = _answer(control)
+            except TimeoutError:
+                # What it answers later would be taken for the answer to something else.
+                self._process.kill()
+                raise
             worker = parcel.opened(pid, pidfd, self._origins())
         with self._workers_lock:
             self._workers[pid] = worker
             status = self._early.pop(pid, None)
-            status = UNKNOWN_STATUS if self._closed else status
+            status = ORPHANED if self._closed else status
         if status is not None:
             self._bury(pid, status)
         return worker
@@ -364,9 +389,11 @@ class ForkServer:
             logger.error("The process that makes the workers of %s has died", self._name)
             self.close()
         with self._workers_lock:
-            pids = list(self._workers)
-        for pid in pids:
-            self._bury(pid, UNKNOWN_STATUS)
+            workers = list(self._workers.values())
+        for worker in workers:
+            # What the worker has started would be left otherwise: its fork server kills no more.
+            worker.kill_group()
+            self._bury(worker.pid, ORPHANED)
 
     def _bury(self, pid: int, status: int) -> None:
         with self._workers_lock:
@@ -442,11 +469,14 @@ def _clean_environment() -> dict[str, str]:
     return {**passed, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def log(frame: Logged, prefix: str = "") -> None:
+def log(frame: Logged) -> None:
     """Put what a worker logged into the gateway's log."""
-    target = logging.getLogger(frame.logger)
+    name, text, known = frame.logger, frame.message, logging.root.manager.loggerDict
+    if name not in known and len(known) >= MOST_LOGGERS:
+        # They last as long as the gateway, and a handler may give each order one of its own.
+        name, text = "headgate.worker", f"{name}: {text}"
+    target = logging.getLogger(name)
     if target.isEnabledFor(frame.level):
-        text = f"{prefix}{frame.message}"
         target.log(frame.level, "%s", f"{text}\n{frame.traceback}" if frame.traceback else text)
 
 

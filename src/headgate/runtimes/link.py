@@ -23,6 +23,7 @@ import msgspec
 from headgate.invocation import Caller
 
 __all__ = [
+    "MAX_FRAME",
     "FromWorker",
     "Granted",
     "Load",
@@ -264,6 +265,9 @@ FromWorker = (
 
 LENGTH: Final = 4
 
+MAX_FRAME: Final = 256 * 1024 * 1024
+"""Bytes of a frame, at most: a length beyond that is none."""
+
 _encode = msgspec.msgpack.Encoder().encode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
@@ -282,12 +286,20 @@ class Reader:
         self._waiting = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take a piece; give the frames that are complete now, without their lengths."""
+        """
+        Take a piece; give the frames that are complete now, without their lengths.
+
+        Raises:
+            ValueError: What arrives is no frame.
+        """
         waiting = self._waiting
         waiting += data
         begin = 0
         while len(waiting) - begin >= LENGTH:
-            end = begin + LENGTH + int.from_bytes(waiting[begin : begin + LENGTH], "big")
+            size = int.from_bytes(waiting[begin : begin + LENGTH], "big")
+            if size > MAX_FRAME:
+                raise ValueError(f"A frame of {size} bytes")
+            end = begin + LENGTH + size
             if end > len(waiting):
                 break
             yield bytes(memoryview(waiting)[begin + LENGTH : end])

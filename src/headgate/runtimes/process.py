@@ -81,6 +81,12 @@ CALLS_SECONDS = 60.0
 LOOK_SECONDS = 0.1
 """Seconds between two looks at them."""
 
+STUCK_SECONDS = 3.0
+"""Seconds in which a worker begins what it was given; one that does not is of no use any more."""
+
+HEARD = 64
+"""Pieces of what a worker has said that are looked at for the end of a run before it is killed."""
+
 SPARE_SECONDS = 5.0
 """Seconds for which workers are kept that stood in for those that waited."""
 
@@ -257,8 +263,7 @@ class ProcessLane:
         place = self._at.get(invocation)
         if place is not None:
             # It may have ended a moment ago, and nobody is to be killed for that.
-            place[0].read()
-            self._ends.wake()
+            self._hear(place[0], invocation)
             place = self._at.get(invocation)
         if place is None:
             return True
@@ -266,7 +271,7 @@ class ProcessLane:
         gate = worker.given[number].gate
         mode = gate.handler.settings.on_timeout or "kill"
         if mode == "kill" and not gate.handler.signature.streams:
-            self._kill(worker, _stopped(invocation))
+            self._kill(worker, invocation, _stopped(invocation))
             return True
         worker.stop(number)
         if mode == "kill":
@@ -487,22 +492,33 @@ class ProcessLane:
             worker.release()
             self._loop.call_later(RELEASE_SECONDS, worker.process.kill)
 
-    def _kill(self, worker: Worker, outcome: Failure) -> None:
-        """Kill a worker for what it runs, which ends like this, and let another take its place."""
+    def _kill(self, worker: Worker, invocation: Invocation, outcome: Failure) -> None:
+        """Kill a worker for a run, which ends like this, and let another take its place."""
+        # First what it has not begun. After that it begins nothing else, and what it has begun
+        # meanwhile shows by the end of this run, which came before.
+        self._revoke(worker)
+        self._hear(worker, invocation)
+        if invocation not in self._at:
+            return
         if worker.killed is None:
             worker.killed = outcome
         if not worker.leaving:
             self._workers.remove(worker)
             self._leaving.append(worker)
-        # What it has not begun first: nothing else is to be killed.
-        self._revoke(worker)
         worker.kill()
         self._refill()
+
+    def _hear(self, worker: Worker, invocation: Invocation) -> None:
+        """Take what a worker has said already, up to the end of a run."""
+        for _ in range(HEARD):
+            if invocation not in self._at or not worker.read():
+                break
+        self._ends.wake()
 
     def _kill_late(self, worker: Worker, invocation: Invocation) -> None:
         head = worker.head
         if head is not None and head.invocation is invocation:
-            self._kill(worker, _stopped(invocation))
+            self._kill(worker, invocation, _stopped(invocation))
 
     def at_end(self, worker: Worker) -> None:
         """Kill a worker that sends nothing any more: it is dead, or of no more use."""
@@ -607,6 +623,8 @@ class ProcessLane:
             busy += load > 0
             if not worker.is_ready or not (may_spread or gate in worker.gates):
                 continue
+            if worker.doubted and load:
+                continue
             if worker.worn and (load or len(self._workers) > self._pools.workers):
                 continue
             if load < least and (load == 0 or load < min(depth, self._room(worker))):
@@ -678,16 +696,34 @@ class ProcessLane:
                 again = True
                 continue
             if len(worker.given) > 1:
-                self._learn_pace(head.gate, now - worker.since)
                 self._revoke(worker)
+                worker.doubted = worker.head is not head
+                if not worker.doubted:
+                    self._learn_pace(head.gate, now - worker.since)
             if worker.head is head and not head.invocation.started_at:
                 if worker.has_begun_all():
                     head.invocation.started_at = worker.since
                     worker.cpu_before = cpu_seconds_of(worker.process.pid) or 0.0
-                else:
+                elif now - worker.since < STUCK_SECONDS:
                     again = True
+                else:
+                    self._part_with(worker)
         if again and not self._closed:
             self._patrol_soon()
+
+    def _part_with(self, worker: Worker) -> None:
+        """Kill a worker that does not begin what it was given; another one is to run that."""
+        self._revoke(worker)
+        if worker.given:
+            # It has begun in the last moment.
+            return
+        text = "project %r: the worker %d is killed, for it began nothing for %g s"
+        logger.error(text, self._project, worker.process.pid, STUCK_SECONDS)
+        if not worker.leaving:
+            self._workers.remove(worker)
+            self._leaving.append(worker)
+        worker.kill()
+        self._refill()
 
     def _learn_pace(self, gate: Gate, seconds: float) -> None:
         name = gate.handler.name
@@ -708,7 +744,8 @@ class ProcessLane:
                 continue
             held = memory_of(worker.process.pid)
             if held is not None and held > limit * MEBIBYTE:
-                self._kill(worker, _too_large(head, worker.process.pid, limit))
+                text = _too_large(head, worker.process.pid, limit)
+                self._kill(worker, head.invocation, text)
             else:
                 self._look_at_memory(head.gate)
 
@@ -777,9 +814,11 @@ class ProcessLane:
                     self._logged(worker, frame)
                 else:
                     self._take_frame(worker, frame)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            # A handler has written into what is not its own.
-            logger.error("project %r: worker %d sent nonsense", self._project, worker.process.pid)
+        except Exception as error:
+            # A handler has written into what is not its own: whatever comes after that is nothing.
+            text = "project %r: the worker %d is killed, for it sent nonsense: %s"
+            logger.error(text, self._project, worker.process.pid, error or type(error).__name__)
+            worker.deafen()
             worker.process.kill()
         if returned:
             self._after_runs(worker, returned)
@@ -815,7 +854,8 @@ class ProcessLane:
         seconds = (now - worker.since) / len(returned)
         for gate in returned:
             self._learn_pace(gate, seconds)
-        worker.since, worker.waits, worker.useful = now, False, True
+        worker.since, worker.useful = now, True
+        worker.waits = worker.doubted = False
         self._supply.prove()
         self._wear(worker)
         head = worker.head
@@ -892,6 +932,8 @@ class ProcessLane:
             streams=call.streams,
             finishes=call.finishes,
         )
+        if call.number in worker.calls:
+            raise ValueError(f"The number {call.number} of an open request was used again")
         worker.calls[call.number] = invocation
         if call.scope:
             host.tell(invocation, call.scope, call.filters)

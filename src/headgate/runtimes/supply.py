@@ -55,7 +55,7 @@ class Supply:
         self.why = ""
         """Why the last one could not be made."""
         self.making = 0
-        """How many are being made."""
+        """How many are being made of the code that is in force."""
         self._project = project
         self._loop = loop
         self._forkserver = forkserver
@@ -73,6 +73,8 @@ class Supply:
     def exchange(self, code: WorkerCode | None) -> None:
         """Let workers load this from now on."""
         self.code = code
+        # Nobody waits for those of the older code, which may hang.
+        self.making = 0
         self.prove()
         if self._pause is not None:
             self._pause.cancel()
@@ -112,8 +114,9 @@ class Supply:
         self._after()
 
     def _made(self, process: WorkerProcess | None, code: WorkerCode, problem: str) -> None:
-        self.making -= 1
-        is_wanted = code is self.code and not self._closed
+        is_current = code is self.code
+        self.making -= is_current
+        is_wanted = is_current and not self._closed
         if process is not None and is_wanted:
             self._take(process, code)
         elif process is not None:

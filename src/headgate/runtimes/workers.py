@@ -107,6 +107,8 @@ class Worker:
         """What the run is to end with that it was killed for; None if it was not."""
         self.interrupted: Invocation | None = None
         """The run in which KeyboardInterrupt was raised."""
+        self.doubted = False
+        """Whether it was slow to begin anything at all, so that nothing is to wait behind that."""
         self.worn = False
         """Whether another worker is to take its place, because of its age or its memory."""
         self.useful = False
@@ -123,6 +125,7 @@ class Worker:
         self._unsent = bytearray()
         self._fd = process.sock.fileno()
         self._reads = False
+        self._deaf = False
         self._closed = False
 
     @property
@@ -218,7 +221,7 @@ class Worker:
 
     def listen(self) -> None:
         """Read what it sends."""
-        if not self._reads and not self._closed:
+        if not (self._reads or self._deaf or self._closed):
             self._reads = True
             self._loop.add_reader(self._fd, self._readable)
 
@@ -231,6 +234,8 @@ class Worker:
 
     def read(self) -> bool:
         """Take what it has sent, up to `piece`; False if there is nothing now."""
+        if self._deaf:
+            return False
         try:
             data = self.process.sock.recv(self.piece)
         except BlockingIOError:
@@ -254,6 +259,11 @@ class Worker:
             self._reads = False
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.remove_reader(self._fd)
+
+    def deafen(self) -> None:
+        """Read nothing ever again: what it sends means nothing."""
+        self._deaf = True
+        self.hush()
 
     # --- its life --------------------------------------------------------------------------------
 

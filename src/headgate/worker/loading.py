@@ -48,6 +48,8 @@ def load(
             handlers[name] = _load_handler(order.project, name, script, library)
         except ConfigurationError as error:
             problems.append(_problem(name, error))
+    # What is imported later is no loading any more.
+    library.on_load = None
     told = {name: _told(handler) for name, handler in handlers.items()}
     return handlers, Loaded(told, problems)
 

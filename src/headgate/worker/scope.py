@@ -38,6 +38,9 @@ FATE_SECONDS = 60.0
 MOST_FATES = 4096
 """Requests of which that is kept, at most."""
 
+MOST_PAUSES = 100
+"""Requests of a worker that may wait for another try at once, for each has a thread."""
+
 UNNUMBERED = "0" * 20
 """The session of a request that was sent, until the gateway tells its id."""
 
@@ -65,6 +68,8 @@ class Home:
         self._open: dict[int, Request] = {}
         self._over: OrderedDict[int, tuple[Request, float]] = OrderedDict()
         self._deadlines = Deadlines(GRACE)
+        self.pausing: set[Request] = set()
+        """Requests that wait for another try."""
 
     def scope(self, project: str) -> WorkerScope:
         """Return the scope of a project's scripts."""
@@ -240,12 +245,16 @@ class WorkerScope(Scope):
         self.home.ask(request, payload, route=route)
 
     def _resubmit(self, request: Request, payload: bytes, route: Route, pause: float) -> bool:
+        if len(self.home.pausing) >= MOST_PAUSES:
+            return False
+        self.home.pausing.add(request)
         timer = Timer(pause, self._try_again, (request, payload, route))
         timer.daemon = True
         timer.start()
         return True
 
     def _try_again(self, request: Request, payload: bytes, route: Route) -> None:
+        self.home.pausing.discard(request)
         current_invocation.set(request.made_in)
         if not request.done:
             self._submit(request, payload, route)
