@@ -207,9 +207,10 @@ class Scope(ABC):
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
-        plain = type(project) is type(handler) is str and (project + handler).isascii()
-        if not plain or not project or not handler:
+        names = project + handler if type(project) is type(handler) is str else ""
+        if not names or not names.isascii() or not project or not handler:
             project, handler = required(project, "project"), required(handler, "messageHandler")
+            names = project + handler
         if on_success is not None or on_error is not None or on_progress is not None:
             _require_callable(on_success, on_error, on_progress)
         limit = self.default_timeout
@@ -239,7 +240,7 @@ class Scope(ABC):
             kind = Retried if retries and _times(retries) else Request
             request = kind(self, project, handler, deadline, on_success, on_error, on_progress)
             request.made_in = running
-        if len(project) + len(handler) > MAX_NAME or route is not NEARBY:
+        if route is not NEARBY or len(names) > MAX_NAME:
             refusal = _too_long(project, handler, route)
             if refusal is not None:
                 request.end(Failure(refusal))
