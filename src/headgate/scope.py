@@ -230,12 +230,13 @@ class Scope(ABC):
             route = NEARBY
             request = Request(self, project, handler, deadline, on_success, on_error, on_progress)
         else:
+            rank = NORMAL if running is None else running.priority
             route = Route(
                 text(remote_server, "remoteServer"),
                 text(host_name, "hostName"),
                 _ancestors(running),
-                _priority(priority, running),
-                _flags(on_disconnect),
+                rank if priority is None else _priority(priority),
+                0 if on_disconnect == "cancel" else _flags(on_disconnect),
             )
             kind = Retried if retries and _times(retries) else Request
             request = kind(self, project, handler, deadline, on_success, on_error, on_progress)
@@ -245,7 +246,7 @@ class Scope(ABC):
             if refusal is not None:
                 request.end(Failure(refusal))
                 return request
-            if isinstance(request, Retried):
+            if retries and isinstance(request, Retried):
                 request.retry(retries, self._again(data, route))
         self._submit(request, data, route)
         return request
@@ -396,18 +397,16 @@ def _ancestors(running: Invocation | None) -> tuple[str, ...]:
     return () if running is None else (*running.ancestors, running.request_id)
 
 
-def _priority(name: str | None, running: Invocation | None) -> int:
-    if name is None:
-        return running.priority if running is not None else NORMAL
+def _priority(name: str) -> int:
     if name not in PRIORITIES:
         raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {name!r}")
     return PRIORITIES[name]
 
 
 def _flags(on_disconnect: str) -> int:
-    if on_disconnect not in ("cancel", "finish"):
+    if on_disconnect != "finish":
         raise ValueError(f"on_disconnect is 'cancel' or 'finish', not {on_disconnect!r}")
-    return FINISHES if on_disconnect == "finish" else 0
+    return FINISHES
 
 
 def _times(retries: int) -> int:
