@@ -354,24 +354,22 @@ class Request(msgspec.Struct, eq=False):
             future = self._requester.future()
             self._waiters.append(future)
             if self._outcome is None:
-                yield from self._until(future)
+                # Written out, as in `awaited`: a generator less for each request.
+                running = current_invocation.get()
+                awaits = running.awaits if running is not None else None
+                if running is not None and awaits is not None:
+                    awaits(running, self.invocation)
+                try:
+                    yield from future
+                except asyncio.CancelledError:
+                    self.cancel()
+                    raise
+                finally:
+                    if running is not None and awaits is not None:
+                        awaits(running, None)
         if self._encoded_bytes() >= LARGE:
             yield from asyncio.to_thread(self._settle).__await__()
         return self.result()
-
-    def _until(self, future: Future[None]) -> Generator[Any, None, None]:
-        running = current_invocation.get()
-        awaits = running.awaits if running is not None else None
-        if running is not None and awaits is not None:
-            awaits(running, self.invocation)
-        try:
-            yield from future
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        finally:
-            if running is not None and awaits is not None:
-                awaits(running, None)
 
     def __repr__(self) -> str:
         outcome = self._outcome
@@ -406,7 +404,8 @@ class Request(msgspec.Struct, eq=False):
             if type(outcome) is Failure:
                 self._fix_started(outcome.error)
         if self._waiters:
-            self._wake_waiters(loop or _get_running_loop())
+            waiters, self._waiters = self._waiters, []
+            _wake(waiters, loop or _get_running_loop())
         if self._success_slot is not None or self._error_slot is not None:
             self._requester.invoke(self._fire)
         return True
@@ -501,7 +500,8 @@ class Request(msgspec.Struct, eq=False):
             self._fate = fate
             if self._outcome is None:
                 return  # whoever waits, waits for the end
-        self._wake_waiters(_get_running_loop())
+        waiters, self._waiters = self._waiters, []
+        _wake(waiters, _get_running_loop())
 
     # --- for a stream of its values ---------------------------------------------------------------
 
@@ -524,7 +524,18 @@ class Request(msgspec.Struct, eq=False):
 
     async def awaited(self, future: Future[None]) -> None:
         """Wait for a future in a task, as ``await request`` does."""
-        await _Awaitable(self._until(future))
+        running = current_invocation.get()
+        awaits = running.awaits if running is not None else None
+        if running is not None and awaits is not None:
+            awaits(running, self.invocation)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        finally:
+            if running is not None and awaits is not None:
+                awaits(running, None)
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -564,7 +575,8 @@ class Request(msgspec.Struct, eq=False):
             return outcome
         decoded: Success | Failure
         try:
-            decoded = Success(self._decoded(outcome.data))
+            data = outcome.data
+            decoded = Success(self._requester.decode(data) if data else self._gathered())
         except RequestError as error:
             error.started, error.request_id = True, self.request_id
             self._fate = Fate.FINISHED
@@ -575,10 +587,8 @@ class Request(msgspec.Struct, eq=False):
             return decoded
         return self._settle()
 
-    def _decoded(self, data: bytes) -> Any:
-        if data:
-            return self._requester.decode(data)
-        # The generator came to its end.
+    def _gathered(self) -> Any:
+        """Return the result of a generator that came to its end."""
         values = self._open_values()
         values.is_over = True
         return None if values.is_read else values.as_list(self._requester)
@@ -596,10 +606,6 @@ class Request(msgspec.Struct, eq=False):
     def _remove_waiter(self, waiter: Waiter) -> None:
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)
-
-    def _wake_waiters(self, running: asyncio.AbstractEventLoop | None) -> None:
-        waiters, self._waiters = self._waiters, []
-        _wake(waiters, running)
 
     def _wait(self, what: str, instead: str) -> None:
         if self._outcome is not None:
@@ -683,16 +689,6 @@ def _beside_loop(
         then(decode)
     else:
         loop.run_in_executor(None, decode).add_done_callback(lambda done: then(done.result))
-
-
-class _Awaitable:
-    """Lets a coroutine await a generator."""
-
-    def __init__(self, steps: Generator[Any, None, None]) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._steps
 
 
 def _wake(waiters: list[Waiter], running: asyncio.AbstractEventLoop | None) -> None:

@@ -208,9 +208,10 @@ class Scope(ABC):
             TypeError: A name is no string, or a callback cannot be called.
             PayloadError: The payload cannot be sent; the text names the place.
         """
-        plain = type(project) is type(handler) is str and (project + handler).isascii()
-        if not plain or not project or not handler:
+        names = project + handler if type(project) is type(handler) is str else ""
+        if not names or not names.isascii() or not project or not handler:
             project, handler = required(project, "project"), required(handler, "messageHandler")
+            names = project + handler
         if on_success is not None or on_error is not None or on_progress is not None:
             _require_callable(on_success, on_error, on_progress)
         limit = self.default_timeout
@@ -230,22 +231,23 @@ class Scope(ABC):
             route = NEARBY
             request = Request(self, project, handler, deadline, on_success, on_error, on_progress)
         else:
+            rank = NORMAL if running is None else running.priority
             route = Route(
                 text(remote_server, "remoteServer"),
                 text(host_name, "hostName"),
                 _ancestors(running),
-                _priority(priority, running),
-                _flags(on_disconnect),
+                rank if priority is None else _priority(priority),
+                0 if on_disconnect == "cancel" else _flags(on_disconnect),
             )
             kind = Retried if retries and _times(retries) else Request
             request = kind(self, project, handler, deadline, on_success, on_error, on_progress)
             request.made_in = running
-        if len(project) + len(handler) > MAX_NAME or route is not NEARBY:
+        if route is not NEARBY or len(names) > MAX_NAME:
             refusal = _too_long(project, handler, route)
             if refusal is not None:
                 request.end(Failure(refusal))
                 return request
-            if isinstance(request, Retried):
+            if retries and isinstance(request, Retried):
                 request.retry(retries, self._again(data, route))
         self._submit(request, data, route)
         return request
@@ -396,18 +398,16 @@ def _ancestors(running: Invocation | None) -> tuple[str, ...]:
     return () if running is None else (*running.ancestors, running.request_id)
 
 
-def _priority(name: str | None, running: Invocation | None) -> int:
-    if name is None:
-        return running.priority if running is not None else NORMAL
+def _priority(name: str) -> int:
     if name not in PRIORITIES:
         raise ValueError(f"priority is one of {', '.join(PRIORITIES)}, not {name!r}")
     return PRIORITIES[name]
 
 
 def _flags(on_disconnect: str) -> int:
-    if on_disconnect not in ("cancel", "finish"):
+    if on_disconnect != "finish":
         raise ValueError(f"on_disconnect is 'cancel' or 'finish', not {on_disconnect!r}")
-    return FINISHES if on_disconnect == "finish" else 0
+    return FINISHES
 
 
 def _times(retries: int) -> int:

@@ -142,6 +142,13 @@ class TestRuns:
         )
         assert acme.call("outer", {"n": 1}) == [{"n": 1}, acme.hub.caller.user]
 
+    def test_a_stream_that_is_larger_than_what_waits(self, plant: Any) -> None:
+        values = "for number in range(40): yield bytes([number]) * 50_000"
+        acme = plant({"stream": script(values)})
+        expected = [bytes([number]) * 50_000 for number in range(40)]
+        assert list(acme.ask("stream", timeout=10).stream()) == expected
+        assert acme.call("stream", timeout=10) == expected
+
     def test_a_handler_that_waits_for_itself(self, plant: Any) -> None:
         """Its request can never begin, and ends with the cycle named."""
         acme = plant({"again": script("system.util.sendRequest('ACME', 'again')")})

@@ -107,7 +107,10 @@ async def execute_async(invocation: Invocation, handler: Runnable, outlet: Outle
             if len(invocation.payload) >= LARGE:
                 payload = await asyncio.to_thread(_received, invocation, signature)
             else:
-                payload = _received(invocation, signature)
+                # As `_received`, without the price of a call.
+                payload = decode(invocation.payload)
+                if signature.check is not None:
+                    payload = signature.check(payload)
         except PayloadError as error:
             error.started = False
             return Failure(error)

@@ -15,7 +15,6 @@ has left unsaid was one run, or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -284,24 +283,35 @@ class Reader:
 
     def __init__(self) -> None:
         self._waiting = bytearray()
+        self._needed = LENGTH
+        """Bytes that must wait before there is anything to do."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes | bytearray]:
         """
-        Take a piece; give the frames that are complete now, without their lengths.
+        Take a piece; return the frames that are complete now, without their lengths.
 
         Raises:
             ValueError: What arrives is no frame.
         """
-        waiting = self._waiting
-        waiting += data
-        begin = 0
-        while len(waiting) - begin >= LENGTH:
-            size = int.from_bytes(waiting[begin : begin + LENGTH], "big")
+        piece: bytes | bytearray = data
+        if self._waiting:
+            self._waiting += data
+            if len(self._waiting) < self._needed:
+                return []
+            piece, self._waiting = self._waiting, bytearray()
+        frames, begin, end = [], 0, len(piece)
+        self._needed = LENGTH
+        while end - begin >= LENGTH:
+            body = begin + LENGTH
+            size = int.from_bytes(piece[begin:body], "big")
             if size > MAX_FRAME:
                 raise ValueError(f"A frame of {size} bytes")
-            end = begin + LENGTH + size
-            if end > len(waiting):
+            following = body + size
+            if following > end:
+                self._needed = following - begin
                 break
-            yield bytes(memoryview(waiting)[begin + LENGTH : end])
-            begin = end
-        del waiting[:begin]
+            frames.append(piece[body:following])
+            begin = following
+        if begin < end:
+            self._waiting += piece[begin:]
+        return frames

@@ -52,7 +52,7 @@ logger = logging.getLogger("headgate.runtimes")
 MOST_WAITING = 4
 """Workers there are at most, with those that wait, for each that `PoolSettings` names."""
 
-STAGED = 16
+STAGED = 64
 """Runs that a worker is given at once, at most, while handlers are quick."""
 
 STAGED_SECONDS = 0.005
@@ -571,7 +571,12 @@ class ProcessLane:
     def _serve_soon(self) -> None:
         if not self._serving and self._lines:
             self._serving = True
-            self._loop.call_soon(self._serve)
+            self._loop.call_soon(self._serve_if_due)
+
+    def _serve_if_due(self) -> None:
+        # It may have been done meanwhile, for a worker that has ended runs.
+        if self._serving:
+            self._serve()
 
     def _serve(self) -> None:
         """Give what waits to the workers; handlers take turns, and in each its sessions."""
@@ -617,17 +622,18 @@ class ProcessLane:
     def _choose(self, gate: Gate, batches: dict[Worker, list[Given]]) -> Worker | None:
         may_spread = self._may_spread(gate)
         busy, best, least = 0, None, 1 << 30
-        depth = self._depth(gate)
         for worker in self._workers:
             load = len(worker.given) + len(batches.get(worker, ()))
             busy += load > 0
-            if not worker.is_ready or not (may_spread or gate in worker.gates):
+            if load >= least or not worker.is_ready:
+                continue
+            if not (may_spread or gate in worker.gates):
                 continue
             if worker.doubted and load:
                 continue
             if worker.worn and (load or len(self._workers) > self._pools.workers):
                 continue
-            if load < least and (load == 0 or load < min(depth, self._room(worker))):
+            if load == 0 or load < self._room(worker, gate):
                 best, least = worker, load
         if least == 0 and busy - self._standing >= self._pools.workers:
             # It stands in for one that waits, and there is none that waits now.
@@ -643,9 +649,13 @@ class ProcessLane:
         pace = self._pace.get(gate.handler.name, STAGED_SECONDS)
         return min(STAGED, int(STAGED_SECONDS / pace)) if pace > 0 else STAGED
 
-    def _room(self, worker: Worker) -> int:
-        """How many runs may stand before a worker, for what it has already."""
-        return min((self._depth(gate) for gate in worker.gates), default=STAGED)
+    def _room(self, worker: Worker, gate: Gate) -> int:
+        """How many runs may stand before a worker, if one more is of this handler."""
+        depth = self._depth(gate)
+        for other in worker.gates:
+            if other is not gate:
+                depth = min(depth, self._depth(other))
+        return depth
 
     def _revoke(self, worker: Worker, but: Invocation | None = None) -> list[Invocation]:
         """Take back what a worker has not begun, and queue it again in front, but for one."""
@@ -902,9 +912,14 @@ class ProcessLane:
 
     def _yielded(self, worker: Worker, frame: Yielded) -> None:
         given = worker.given.get(frame.number)
-        if given is not None and given.invocation.outcome is None:
-            given.invocation.started_at = given.invocation.started_at or worker.since
-            given.invocation.asker.yielded(given.invocation, frame.parts)
+        if given is None or given.invocation.outcome is not None:
+            return
+        invocation = given.invocation
+        invocation.started_at = invocation.started_at or worker.since
+        if invocation.streams and invocation.flow is None:
+            # Until now it had `FIRST_GRANT`.
+            worker.open_flow(frame.number)
+        invocation.asker.yielded(invocation, frame.parts)
 
     def _ask(self, worker: Worker, call: NestedCall) -> None:
         """Have a request of a handler answered, in the name of its run."""

@@ -149,13 +149,17 @@ class Worker:
             self._number += 1
             self.given[self._number] = given
             data += framed(_run(self._number, given.invocation))
-            if given.invocation.streams:
-                flow = given.invocation.flow = _WorkerFlow(self, self._number, self._loop)
-                # After that whoever grants tells the flow.
-                if given.invocation.granted > FIRST_GRANT:
-                    flow.grant(given.invocation.granted)
-        self._write(data)
+        # Before the frames: then the worker need not wait twice.
         os.eventfd_write(self.process.permits, len(batch))
+        self._write(data)
+
+    def open_flow(self, number: int) -> None:
+        """Let whoever reads the values of a run tell the worker how many it takes."""
+        invocation = self.given[number].invocation
+        flow = invocation.flow = _WorkerFlow(self, number, self._loop)
+        # After that whoever grants tells the flow.
+        if invocation.granted > FIRST_GRANT:
+            flow.grant(invocation.granted)
 
     def revoke(self) -> list[Given]:
         """Take back what it has not begun, in order; it never will."""
