@@ -446,9 +446,10 @@ class TestStops:
     def test_a_handler_that_takes_no_interrupt(self, plant: Any, by: str) -> None:
         """It is killed after a grace, and its caller learns it, also when the gateway stops."""
         body = (
-            "context.progress(os.getpid())\n"
             "while True:\n"
-            "    try: time.sleep(60)\n"
+            "    try:\n"
+            "        context.progress(os.getpid())\n"
+            "        time.sleep(60)\n"
             "    except KeyboardInterrupt: pass"
         )
         acme = plant({"hold": script(body, "on_timeout='interrupt'"), "pid": PID})
