@@ -305,6 +305,8 @@ class Reader:
             body = begin + LENGTH
             size = int.from_bytes(piece[begin:body], "big")
             if size > MAX_FRAME:
+                if frames:
+                    break  # what came before it counts; the next piece brings this to light
                 raise ValueError(f"A frame of {size} bytes")
             following = body + size
             if following > end:
