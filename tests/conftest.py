@@ -146,3 +146,14 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig = Rig(tmp_path)
     yield rig
     rig.end()
+
+
+@pytest.fixture(scope="module")
+def module_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """The same for all tests of a module."""
+    folder = tmp_path_factory.mktemp("rig")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEADGATE_HOME", str(folder / "home"))
+        rig = Rig(folder)
+        yield rig
+        rig.end()

@@ -14,15 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import headgate
-from conftest import Rig
 from headgate.invocation import FIRST_GRANT, Fate
 from headgate.runtimes import emitter, process
 from headgate.runtimes.gate import MOST_ABANDONED
+
+if TYPE_CHECKING:
+    from conftest import Rig
 
 COUNT = """
     def handleMessage(payload, context):
@@ -520,9 +522,7 @@ ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="worker processes 
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Client]:
-    folder = tmp_path_factory.mktemp("workers")
-    rig = Rig(folder)
+def workers(module_rig: Rig) -> headgate.Client:
     scripts = {
         "ACME/count": WORKER.replace("HEAD", "def"),
         "ACME/acount": WORKER.replace("HEAD", "async def"),
@@ -530,16 +530,14 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[headgate.Clien
         "ACME/leaves": WORKER_LEAVES,
         "ACME/flood": FLOOD,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HEADGATE_HOME", str(folder / "home"))
-        yield rig.client(rig.gateway(scripts))
-        rig.end()
+    return module_rig.client(module_rig.gateway(scripts))
 
 
 @ON_LINUX
 @BOTH
 @pytest.mark.parametrize("nested", [False, True])
 def test_leaving_early_closes_the_generator_of_a_worker(
+    module_rig: Rig,
     workers: headgate.Client,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -554,7 +552,7 @@ def test_leaving_early_closes_the_generator_of_a_worker(
         pid = next(stream)
         assert list(islice(stream, 10_000)) == list(range(10_000))
     assert request.wait_fate() == Fate.STOPPED
-    Rig.until(lambda: (tmp_path / "end").exists() and (tmp_path / "end").read_text())
+    module_rig.until(lambda: (tmp_path / "end").exists() and (tmp_path / "end").read_text())
     assert (tmp_path / "end").read_text() == "closed"
     assert os.path.exists(f"/proc/{pid}")
 
@@ -562,16 +560,16 @@ def test_leaving_early_closes_the_generator_of_a_worker(
 @ON_LINUX
 @BOTH
 def test_one_that_does_not_end_is_killed(
-    workers: headgate.Client, tmp_path: Path, handler: str
+    module_rig: Rig, workers: headgate.Client, tmp_path: Path, handler: str
 ) -> None:
     """A generator that is busy between two values has a moment, no more."""
     payload = {"n": 10**9, "hangs": 0, "file": str(tmp_path / "end")}
     request = workers.request("ACME", handler, payload)
     with request.stream() as stream:
         pid = next(stream)
-        Rig.until((tmp_path / "end.busy").exists)
+        module_rig.until((tmp_path / "end.busy").exists)
     assert request.wait_fate() == Fate.STOPPED
-    Rig.until(lambda: not os.path.exists(f"/proc/{pid}"))
+    module_rig.until(lambda: not os.path.exists(f"/proc/{pid}"))
     assert not (tmp_path / "end").exists()
 
 
@@ -591,11 +589,13 @@ def test_values_come_before_the_death(
 
 
 @ON_LINUX
-def test_a_reader_that_died_holds_nothing_up(workers: headgate.Client, tmp_path: Path) -> None:
+def test_a_reader_that_died_holds_nothing_up(
+    module_rig: Rig, workers: headgate.Client, tmp_path: Path
+) -> None:
     """What a worker had asked for, and left behind, runs to its end when the worker is gone."""
     pid = workers.request("ACME", "leaves", {"file": str(tmp_path / "end")}).get()
     os.kill(pid, signal.SIGKILL)
-    Rig.until((tmp_path / "end").exists, seconds=10)
+    module_rig.until((tmp_path / "end").exists, seconds=10)
 
 
 # --- two processes --------------------------------------------------------------------------------

@@ -299,7 +299,8 @@ class Reader:
             if len(self._waiting) < self._needed:
                 return []
             piece, self._waiting = self._waiting, bytearray()
-        frames, begin, end = [], 0, len(piece)
+        frames: list[bytes | bytearray] = []
+        begin, end = 0, len(piece)
         self._needed = LENGTH
         while end - begin >= LENGTH:
             body = begin + LENGTH
