@@ -2,8 +2,9 @@
 
 import random
 
-import headgate
 from lines import oee
+
+import headgate
 
 
 @headgate.handler(runtime="process", memory=512, timeout=60)
