@@ -43,6 +43,7 @@ __all__ = [
     "Void",
     "Voided",
     "Waits",
+    "WorkerCode",
     "Yielded",
     "decode_from_worker",
     "decode_to_worker",
@@ -75,6 +76,35 @@ class Load(msgspec.Struct, tag=1, array_like=True):
     The scripts and library modules by their paths, as they were when the generation was loaded:
     whatever stands on the disk by now, these are what is loaded.
     """
+
+
+class WorkerCode(msgspec.Struct, frozen=True, kw_only=True):
+    """What the workers of one generation of a project load."""
+
+    gateway: str
+    """Name of the gateway."""
+    project: str
+    library: list[str]
+    """The project's library folder, then those of its parents; they need not exist."""
+    scripts: dict[str, str]
+    """The scripts of its process handlers, by the handlers' names."""
+    log_level: int
+    """The lowest level that the gateway logs, as in `logging`."""
+    files: dict[str, bytes] = {}
+    """What stood in the scripts and library modules, by path, when the generation was loaded."""
+    environment: tuple[str, ...] = ()
+    """Names of the gateway's environment variables that the workers may see."""
+
+    def frame(self) -> Load:
+        """Return what a worker is told to load."""
+        return Load(
+            self.gateway,
+            self.project,
+            self.library,
+            self.scripts,
+            self.log_level,
+            files=self.files,
+        )
 
 
 class Run(msgspec.Struct, tag=2, array_like=True, gc=False):

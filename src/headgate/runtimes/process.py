@@ -12,8 +12,6 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
-import msgspec
-
 from headgate.errors import (
     CancellationException,
     HandlerError,
@@ -28,7 +26,6 @@ from headgate.runtimes.forkserver import ForkServer, WorkerProcess, ended_by, lo
 from headgate.runtimes.gate import Finished, Gate
 from headgate.runtimes.link import (
     FromWorker,
-    Load,
     Logged,
     NestedCall,
     NestedCancel,
@@ -37,6 +34,7 @@ from headgate.runtimes.link import (
     Returned,
     Voided,
     Waits,
+    WorkerCode,
     Yielded,
     decode_from_worker,
 )
@@ -45,7 +43,7 @@ from headgate.runtimes.supply import Supply
 from headgate.runtimes.workers import LEAST_PIECE, MOST_PIECE, Given, Worker, WorkerRun
 from headgate.threads import Mailbox
 
-__all__ = ["Host", "ProcessLane", "WorkerCode", "WorkerProcess"]
+__all__ = ["INTERRUPT_SECONDS", "Host", "ProcessLane"]
 
 logger = logging.getLogger("headgate.runtimes")
 
@@ -101,35 +99,6 @@ LAST_LOGGED = 256
 
 CLOSE_SECONDS = 2.0
 """Seconds that closing may wait for the event loop."""
-
-
-class WorkerCode(msgspec.Struct, frozen=True, kw_only=True):
-    """What the workers of one generation of a project load."""
-
-    gateway: str
-    """Name of the gateway."""
-    project: str
-    library: list[str]
-    """The project's library folder, then those of its parents; they need not exist."""
-    scripts: dict[str, str]
-    """The scripts of its process handlers, by the handlers' names."""
-    log_level: int
-    """The lowest level that the gateway logs, as in `logging`."""
-    files: dict[str, bytes] = {}
-    """What stood in the scripts and library modules, by path, when the generation was loaded."""
-    environment: tuple[str, ...] = ()
-    """Names of the gateway's environment variables that the workers may see."""
-
-    def frame(self) -> Load:
-        """Return what a worker is told to load."""
-        return Load(
-            self.gateway,
-            self.project,
-            self.library,
-            self.scripts,
-            self.log_level,
-            files=self.files,
-        )
 
 
 class Host(Protocol):

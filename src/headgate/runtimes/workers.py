@@ -22,6 +22,7 @@ from headgate.runtimes.link import (
     Stop,
     ToWorker,
     Void,
+    WorkerCode,
     framed,
 )
 from headgate.runtimes.running import cpu_seconds_of, memory_of, stack_in_dump, state_of
@@ -29,7 +30,6 @@ from headgate.wire.codec import encode
 
 if TYPE_CHECKING:
     from headgate.runtimes.gate import Gate
-    from headgate.runtimes.process import WorkerCode
 
 __all__ = ["Given", "Worker", "WorkerRun"]
 
