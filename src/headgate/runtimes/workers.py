@@ -15,6 +15,7 @@ from headgate.invocation import FIRST_GRANT, Invocation
 from headgate.outcome import Failure, Outcome, Success
 from headgate.runtimes.forkserver import WorkerProcess
 from headgate.runtimes.link import (
+    FromWorker,
     Granted,
     NestedAnswer,
     NestedEvent,
@@ -39,6 +40,8 @@ LEAST_PIECE = 4 * 1024
 MOST_PIECE = 256 * 1024
 """Bytes that are read at once from a worker that sends much else."""
 
+MEBIBYTE = 1024 * 1024
+
 STACK_SECONDS = 1.0
 """Seconds that a worker has to tell its stacks."""
 
@@ -58,6 +61,9 @@ class Listener(Protocol):
 
     def take(self, worker: Worker, data: bytes) -> None:
         """Take a piece of it."""
+
+    def take_frame(self, worker: Worker, frame: FromWorker) -> None:
+        """Take a frame that came before the worker was listened to."""
 
     def at_end(self, worker: Worker) -> None:
         """Take note that there will be nothing more of it."""
@@ -137,6 +143,11 @@ class Worker:
     def is_ready(self) -> bool:
         """Whether it may be given something to run."""
         return not (self.leaving or self.voiding or self.waits)
+
+    def exceeds(self, mebibytes: int) -> bool:
+        """Whether it holds more memory than this."""
+        held = memory_of(self.process.pid)
+        return held is not None and held > mebibytes * MEBIBYTE
 
     # --- to the worker ---------------------------------------------------------------------------
 
