@@ -321,7 +321,8 @@ class Reader:
         Take a piece; return the frames that are complete now, without their lengths.
 
         Raises:
-            ValueError: What arrives is no frame.
+            ValueError: What arrives is no frame. If frames came before it, an empty one behind
+                them stands for it.
         """
         piece: bytes | bytearray = data
         if self._waiting:
@@ -336,9 +337,11 @@ class Reader:
             body = begin + LENGTH
             size = int.from_bytes(piece[begin:body], "big")
             if size > MAX_FRAME:
-                if frames:
-                    break  # what came before it counts; the next piece brings this to light
-                raise ValueError(f"A frame of {size} bytes")
+                if not frames:
+                    raise ValueError(f"A frame of {size} bytes")
+                # What came before it counts. No frame is empty: whoever decodes this one raises.
+                frames.append(b"")
+                break
             following = body + size
             if following > end:
                 self._needed = following - begin
