@@ -22,7 +22,6 @@ __all__ = [
     "RuntimeName",
     "Signature",
     "Threading",
-    "check_pool_setting",
     "check_setting",
     "check_settings",
     "check_signature",
@@ -332,49 +331,23 @@ def check_signature(settings: HandlerSettings, signature: Signature, *, file: st
         )
 
 
-def check_setting(name: str, value: object, *, file: str = "", line: int | None = None) -> None:
+def check_setting(
+    name: str, value: object, *, pool: bool = False, file: str = "", line: int | None = None
+) -> None:
     """
-    Check one setting of a handler.
+    Check one setting of a handler, or of a pool.
 
     Args:
         name: The setting.
         value: What it is to be.
+        pool: Whether it is one of a project's threads and workers, as `project.toml` has it.
         file: Where it stands, for the error.
         line: The line in the file.
 
     Raises:
         ConfigurationError: The setting is unknown, or cannot have this value.
     """
-    _check(name, value, _RULES, whose="a handler", file=file, line=line)
-
-
-def check_pool_setting(
-    name: str, value: object, *, file: str = "", line: int | None = None
-) -> None:
-    """
-    Check one setting of a project's threads and workers, as `project.toml` has it.
-
-    Args:
-        name: The setting.
-        value: What it is to be.
-        file: Where it stands, for the error.
-        line: The line in the file.
-
-    Raises:
-        ConfigurationError: The setting is unknown, or cannot have this value.
-    """
-    _check(name, value, _POOL_RULES, whose="a pool", file=file, line=line)
-
-
-def _check(
-    name: str,
-    value: object,
-    rules: Mapping[str, _Rule],
-    *,
-    whose: str,
-    file: str,
-    line: int | None,
-) -> None:
+    whose, rules = ("a pool", _POOL_RULES) if pool else ("a handler", _RULES)
     if name not in rules:
         problem, cure = f"{name!r} is no setting of {whose}", known_names(name, rules)
     elif not rules[name].fits(value):

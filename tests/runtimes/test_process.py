@@ -208,8 +208,9 @@ class TestDeaths:
             "return payload"
         )
         text = f"FOLDER = {str(tmp_path)!r}\n" + script(body, "memory=4000")
-        monkeypatch.setattr("headgate.runtimes.process.MEMORY_SECONDS", 0.001)
-        monkeypatch.setattr("headgate.runtimes.process.STAGED_SECONDS", 0.1)
+        monkeypatch.setattr("headgate.runtimes.patrol.MEMORY_SECONDS", 0.001)
+        monkeypatch.setattr("headgate.runtimes.staging.STAGED_SECONDS", 0.1)
+        monkeypatch.setattr("headgate.runtimes.patrol.STAGED_SECONDS", 0.1)
         acme = plant({"run": text, "project.toml": "[pool]\nworkers = 1\n"})
         for handle in [acme.ask("run", n) for n in range(200)]:
             handle.get()
@@ -222,7 +223,7 @@ class TestDeaths:
             monkeypatch.undo()
             return 1 << 40 if (tmp_path / "begun").exists() else 0
 
-        monkeypatch.setattr("headgate.runtimes.process.memory_of", measure)
+        monkeypatch.setattr("headgate.runtimes.workers.memory_of", measure)
         handles: list[Any] = []
         acme.hub.call(lambda: handles.extend(acme.ask("run", n) for n in ("first", "second")))
         acme.rig.until(lambda: len(handles) == 2)
@@ -323,7 +324,7 @@ class TestDeaths:
         self, plant: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A worker that begins nothing any more is killed, and what it was given runs elsewhere."""
-        monkeypatch.setattr("headgate.runtimes.process.STUCK_SECONDS", 0.3)
+        monkeypatch.setattr("headgate.runtimes.patrol.STUCK_SECONDS", 0.3)
         body = (
             "import os, time, asyncio, headgate\n"
             "@headgate.handler(runtime='process')\n"

@@ -14,8 +14,7 @@ import pytest
 
 from headgate.errors import ConfigurationError
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
-from headgate.runtimes.link import Returned, Run, decode_from_worker, framed
-from headgate.runtimes.process import WorkerCode
+from headgate.runtimes.link import Returned, Run, WorkerCode, decode_from_worker, framed
 from headgate.wire.codec import decode, encode
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="worker processes need Linux")

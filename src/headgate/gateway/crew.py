@@ -22,8 +22,7 @@ from headgate.errors import ConfigurationError
 from headgate.handler import Signature
 from headgate.projects.project import Problem
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
-from headgate.runtimes.link import Loaded
-from headgate.runtimes.process import WorkerCode
+from headgate.runtimes.link import Loaded, WorkerCode
 
 __all__ = ["Crew", "FirstWorker", "Workers", "lowest_log_level"]
 

@@ -34,7 +34,7 @@ from headgate.projects.project import Handler, Problem, Project, Projects, in_wo
 from headgate.projects.script import load_function
 from headgate.projects.source import ProjectSource, digest, read_plain_project
 from headgate.runtimes.forkserver import ForkServer, why_unsupported
-from headgate.runtimes.process import WorkerCode
+from headgate.runtimes.link import WorkerCode
 
 __all__ = [
     "LOAD_SECONDS",

@@ -20,7 +20,7 @@ from headgate.projects.library import Library
 
 if TYPE_CHECKING:
     from headgate.runtimes.forkserver import WorkerProcess
-    from headgate.runtimes.process import WorkerCode
+    from headgate.runtimes.link import WorkerCode
 
 __all__ = ["Handler", "Problem", "Project", "Projects", "in_worker", "zone_problems"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from headgate.errors import ConfigurationError
-from headgate.handler import check_pool_setting, check_setting, check_settings, known_names
+from headgate.handler import check_setting, check_settings, known_names
 from headgate.projects.toml import line_of, parse_toml, read_text
 
 __all__ = [
@@ -213,7 +213,7 @@ def read_plain_project(name: str, folder: Path) -> ProjectSource:
         _check_key(source, key, value)
     source.check(table.get("defaults", {}), "defaults")
     for name, value in table.get("pool", {}).items():
-        check_pool_setting(name, value, file=str(file), line=line_of(text, "pool", name))
+        check_setting(name, value, pool=True, file=str(file), line=line_of(text, "pool", name))
     return dataclasses.replace(source, **table)
 
 

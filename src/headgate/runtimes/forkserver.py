@@ -20,7 +20,6 @@ from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,12 +33,10 @@ from headgate.runtimes.link import (
     NestedCall,
     Reader,
     ToWorker,
+    WorkerCode,
     decode_from_worker,
     framed,
 )
-
-if TYPE_CHECKING:
-    from headgate.runtimes.process import WorkerCode
 
 __all__ = ["ForkServer", "WorkerProcess", "why_unsupported"]
 

@@ -43,6 +43,7 @@ __all__ = [
     "Void",
     "Voided",
     "Waits",
+    "WorkerCode",
     "Yielded",
     "decode_from_worker",
     "decode_to_worker",
@@ -75,6 +76,35 @@ class Load(msgspec.Struct, tag=1, array_like=True):
     The scripts and library modules by their paths, as they were when the generation was loaded:
     whatever stands on the disk by now, these are what is loaded.
     """
+
+
+class WorkerCode(msgspec.Struct, frozen=True, kw_only=True):
+    """What the workers of one generation of a project load."""
+
+    gateway: str
+    """Name of the gateway."""
+    project: str
+    library: list[str]
+    """The project's library folder, then those of its parents; they need not exist."""
+    scripts: dict[str, str]
+    """The scripts of its process handlers, by the handlers' names."""
+    log_level: int
+    """The lowest level that the gateway logs, as in `logging`."""
+    files: dict[str, bytes] = {}
+    """What stood in the scripts and library modules, by path, when the generation was loaded."""
+    environment: tuple[str, ...] = ()
+    """Names of the gateway's environment variables that the workers may see."""
+
+    def frame(self) -> Load:
+        """Return what a worker is told to load."""
+        return Load(
+            self.gateway,
+            self.project,
+            self.library,
+            self.scripts,
+            self.log_level,
+            files=self.files,
+        )
 
 
 class Run(msgspec.Struct, tag=2, array_like=True, gc=False):
@@ -291,7 +321,8 @@ class Reader:
         Take a piece; return the frames that are complete now, without their lengths.
 
         Raises:
-            ValueError: What arrives is no frame.
+            ValueError: What arrives is no frame. If frames came before it, an empty one behind
+                them stands for it.
         """
         piece: bytes | bytearray = data
         if self._waiting:
@@ -306,9 +337,11 @@ class Reader:
             body = begin + LENGTH
             size = int.from_bytes(piece[begin:body], "big")
             if size > MAX_FRAME:
-                if frames:
-                    break  # what came before it counts; the next piece brings this to light
-                raise ValueError(f"A frame of {size} bytes")
+                if not frames:
+                    raise ValueError(f"A frame of {size} bytes")
+                # What came before it counts. No frame is empty: whoever decodes this one raises.
+                frames.append(b"")
+                break
             following = body + size
             if following > end:
                 self._needed = following - begin

@@ -15,9 +15,11 @@ from headgate.runtimes.execute import Runnable, execute
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
 from headgate.runtimes.gate import Finished, Gate, Lane, begin
 from headgate.runtimes.handover import Handover
+from headgate.runtimes.hearing import Host
+from headgate.runtimes.link import WorkerCode
 from headgate.runtimes.order import ALL, OrderedGate
 from headgate.runtimes.pool import Pool
-from headgate.runtimes.process import Host, ProcessLane, WorkerCode
+from headgate.runtimes.process import ProcessLane
 from headgate.runtimes.running import HandlerThread, Run, WorkerRow
 from headgate.runtimes.tasks import TaskLoop
 from headgate.threads import Mailbox

@@ -7,13 +7,10 @@ import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from headgate.errors import ConfigurationError
 from headgate.runtimes.forkserver import ForkServer, WorkerProcess
-
-if TYPE_CHECKING:
-    from headgate.runtimes.process import WorkerCode
+from headgate.runtimes.link import WorkerCode
 
 __all__ = ["Supply"]
 

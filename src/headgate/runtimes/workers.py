@@ -15,6 +15,7 @@ from headgate.invocation import FIRST_GRANT, Invocation
 from headgate.outcome import Failure, Outcome, Success
 from headgate.runtimes.forkserver import WorkerProcess
 from headgate.runtimes.link import (
+    FromWorker,
     Granted,
     NestedAnswer,
     NestedEvent,
@@ -22,6 +23,7 @@ from headgate.runtimes.link import (
     Stop,
     ToWorker,
     Void,
+    WorkerCode,
     framed,
 )
 from headgate.runtimes.running import cpu_seconds_of, memory_of, stack_in_dump, state_of
@@ -29,7 +31,6 @@ from headgate.wire.codec import encode
 
 if TYPE_CHECKING:
     from headgate.runtimes.gate import Gate
-    from headgate.runtimes.process import WorkerCode
 
 __all__ = ["Given", "Worker", "WorkerRun"]
 
@@ -38,6 +39,8 @@ LEAST_PIECE = 4 * 1024
 
 MOST_PIECE = 256 * 1024
 """Bytes that are read at once from a worker that sends much else."""
+
+MEBIBYTE = 1024 * 1024
 
 STACK_SECONDS = 1.0
 """Seconds that a worker has to tell its stacks."""
@@ -58,6 +61,9 @@ class Listener(Protocol):
 
     def take(self, worker: Worker, data: bytes) -> None:
         """Take a piece of it."""
+
+    def take_frame(self, worker: Worker, frame: FromWorker) -> None:
+        """Take a frame that came before the worker was listened to."""
 
     def at_end(self, worker: Worker) -> None:
         """Take note that there will be nothing more of it."""
@@ -137,6 +143,11 @@ class Worker:
     def is_ready(self) -> bool:
         """Whether it may be given something to run."""
         return not (self.leaving or self.voiding or self.waits)
+
+    def exceeds(self, mebibytes: int) -> bool:
+        """Whether it holds more memory than this."""
+        held = memory_of(self.process.pid)
+        return held is not None and held > mebibytes * MEBIBYTE
 
     # --- to the worker ---------------------------------------------------------------------------
 
