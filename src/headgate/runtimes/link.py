@@ -320,9 +320,7 @@ class Reader:
         """
         Take a piece; return the frames that are complete now, without their lengths.
 
-        Raises:
-            ValueError: What arrives is no frame. If frames came before it, an empty one behind
-                them stands for it.
+        Behind them stands an empty one if what follows is no frame: to decode it fails.
         """
         piece: bytes | bytearray = data
         if self._waiting:
@@ -337,9 +335,6 @@ class Reader:
             body = begin + LENGTH
             size = int.from_bytes(piece[begin:body], "big")
             if size > MAX_FRAME:
-                if not frames:
-                    raise ValueError(f"A frame of {size} bytes")
-                # What came before it counts. No frame is empty: whoever decodes this one raises.
                 frames.append(b"")
                 break
             following = body + size
