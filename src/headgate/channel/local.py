@@ -15,11 +15,11 @@ import secrets
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import platformdirs
 
-from headgate.channel.address import Address
-from headgate.errors import ConfigurationError, HeadgateError
+from headgate.errors import ConfigurationError
 from headgate.files import write_whole
 
 __all__ = [
@@ -125,8 +125,8 @@ def running_at(data: Path) -> str | None:
         url = (data / _URL).read_text(encoding="utf-8")
         token = bytes.fromhex((data / "local-token").read_text("ascii"))
         # Another gateway may have the port by now.
-        return url if token_of_port(Address(url).port) == token else None
-    except (OSError, ValueError, HeadgateError):
+        return url if token_of_port(urlsplit(url).port or 0) == token else None
+    except (OSError, ValueError, ConfigurationError):
         return None
 
 
