@@ -63,6 +63,9 @@ class Fate:
     FINISHED = "finished"
     UNKNOWN = "unknown"
 
+    FINAL = frozenset({NOT_STARTED, STOPPED, FINISHED})
+    """Those after which nothing of the handler goes on."""
+
     @staticmethod
     def of(outcome: Outcome) -> str:
         """Return the fate that an outcome implies by itself, ``UNKNOWN`` if it implies none."""

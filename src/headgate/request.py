@@ -36,8 +36,6 @@ Callback = Callable[[Any], Any]
 Waiter = Callable[[], None] | asyncio.Future[None]
 """Whoever waits for the end: a thread's wake-up, or a coroutine's future."""
 
-FINAL_FATES = frozenset({Fate.NOT_STARTED, Fate.STOPPED, Fate.FINISHED})
-
 _long_ids = itertools.count(1)
 
 
@@ -338,7 +336,7 @@ class Request(msgspec.Struct, eq=False):
         Raises:
             RuntimeError: An event loop runs on this thread.
         """
-        if self.fate not in FINAL_FATES:
+        if self.fate not in Fate.FINAL:
             refuse_on_event_loop("wait_fate()", "await asyncio.to_thread(request.wait_fate)")
             latch = threading.Event()
             end = time.monotonic() + timeout
@@ -495,7 +493,7 @@ class Request(msgspec.Struct, eq=False):
     def note_fate(self, fate: str) -> None:
         """Note what the executing side learned of the handler."""
         with _lock:
-            if self._fate in FINAL_FATES:
+            if self._fate in Fate.FINAL:
                 return
             self._fate = fate
             if self._outcome is None:
@@ -601,7 +599,7 @@ class Request(msgspec.Struct, eq=False):
         the look. So a waiter is woken, or sees that it need not wait.
         """
         self._waiters.append(waiter)
-        return self._outcome is None or (until_fate and self.fate not in FINAL_FATES)
+        return self._outcome is None or (until_fate and self.fate not in Fate.FINAL)
 
     def _remove_waiter(self, waiter: Waiter) -> None:
         with contextlib.suppress(ValueError):

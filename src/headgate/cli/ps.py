@@ -23,9 +23,6 @@ RUN = ("id", "project", "handler", "state", "for", "cpu", "memory", "pid", "plac
 QUEUED = ("id", "project", "handler", "priority", "waits", "caller")
 """The columns of the tables."""
 
-OVER = {Fate.NOT_STARTED, Fate.STOPPED, Fate.FINISHED}
-"""What may have become of a handler of which nothing runs any more."""
-
 
 def ps(target: Target, *, queue: bool) -> None:
     """Show what runs, and how many calls wait to begin or, with `queue`, which."""
@@ -76,7 +73,7 @@ def cancel(target: Target, request_id: str) -> None:
         was = "was cancelled" if found["cancelled"] else "was over already"
         print(f"{found['project']}/{found['handler']}, request {found['id']}, {was}.")
         print(f"The handler: {found['fate']}.")
-    raise typer.Exit(ExitCode.FINE if found["fate"] in OVER else ExitCode.HANDLER_ERROR)
+    raise typer.Exit(ExitCode.FINE if found["fate"] in Fate.FINAL else ExitCode.HANDLER_ERROR)
 
 
 def drain(target: Target, *, off: bool, timeout: float | None) -> None:

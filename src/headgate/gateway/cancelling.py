@@ -25,9 +25,6 @@ CANCEL = "cancel"
 FATE_SECONDS = 1.0
 """Seconds to wait for what becomes of the handler."""
 
-FINAL = {Fate.NOT_STARTED, Fate.STOPPED, Fate.FINISHED}
-"""Fates after which nothing of the handler goes on."""
-
 
 class Cancelling:
     """
@@ -144,6 +141,6 @@ class _Ear:
 
     def learned(self, invocation: Invocation, fate: str) -> None:
         self.fate = fate
-        if fate in FINAL:
+        if fate in Fate.FINAL:
             self.over.set()
         self._asker.learned(invocation, fate)

@@ -15,9 +15,9 @@ from headgate.errors import (
     RequestError,
     RequestTimeout,
 )
-from headgate.invocation import NOBODY, Caller, Invocation, current_invocation
+from headgate.invocation import NOBODY, Caller, Fate, Invocation, current_invocation
 from headgate.outcome import Encoded, Failure, Outcome
-from headgate.request import FINAL_FATES, Request
+from headgate.request import Request
 from headgate.runtimes.link import NestedAnswer, NestedCall, NestedCancel, NestedEvent, NestedGrant
 from headgate.scope import Delivery, Route, Scope
 from headgate.threads import CallbackThread
@@ -163,7 +163,7 @@ class Home:
             request.sequence = int(answer.request_id[20:], 16)
         if not request.end(outcome):
             request.note_late(outcome)
-        if request.fate not in FINAL_FATES:
+        if request.fate not in Fate.FINAL:
             self._keep(answer.number, request)
 
     def heard(self, event: NestedEvent) -> None:
@@ -181,7 +181,7 @@ class Home:
             request.note_progress(event.progress)
         if event.fate:
             request.note_fate(event.fate)
-            if event.fate in FINAL_FATES:
+            if event.fate in Fate.FINAL:
                 self._over.pop(event.number, None)
 
     def look(self, now: float) -> None:
