@@ -247,7 +247,7 @@ class Scope(ABC):
             if refusal is not None:
                 request.end(Failure(refusal))
                 return request
-            if retries and isinstance(request, Retried):
+            if isinstance(request, Retried):
                 request.retry(retries, self._again(data, route))
         self._submit(request, data, route)
         return request

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Protocol
 
-from headgate.errors import CancellationException, HandlerError, RequestError
+from headgate.errors import RequestError
 from headgate.invocation import Caller, Invocation
 from headgate.outcome import Encoded, Failure, Outcome
 from headgate.runtimes.forkserver import log
@@ -26,7 +26,7 @@ from headgate.runtimes.link import (
     decode_from_worker,
 )
 from headgate.runtimes.staging import Staging
-from headgate.runtimes.workers import LEAST_PIECE, MOST_PIECE, Given, Worker
+from headgate.runtimes.workers import LEAST_PIECE, MOST_PIECE, Worker
 from headgate.threads import Mailbox
 
 __all__ = ["Hearing", "Host"]
@@ -179,7 +179,7 @@ class Hearing:
         invocation = given.invocation
         if not invocation.started_at and frame.started is not False:
             invocation.started_at = worker.since
-        self._staging.end(worker, given, _outcome(worker, given, frame))
+        self._staging.end(worker, given, _outcome(frame))
         returned.append(given.gate)
 
     def _reported(self, worker: Worker, frame: Reported) -> None:
@@ -252,11 +252,9 @@ class Hearing:
         self._staging.serve_soon()
 
 
-def _outcome(worker: Worker, given: Given, frame: Returned) -> Outcome:
+def _outcome(frame: Returned) -> Outcome:
     if not frame.code:
         return Encoded(frame.payload)
-    error = RequestError.from_wire(frame.code, frame.message, frame.details, started=frame.started)
-    was_interrupted = worker.interrupted is given.invocation and isinstance(error, HandlerError)
-    if was_interrupted and error.details().get("type") == KeyboardInterrupt.__name__:
-        error = CancellationException("The handler was interrupted", started=True)
-    return Failure(error)
+    return Failure(
+        RequestError.from_wire(frame.code, frame.message, frame.details, started=frame.started)
+    )

@@ -123,12 +123,13 @@ class Staging:
 
     def _leave_line(self, invocation: Invocation) -> bool:
         gate = invocation.place
-        line = self.lines.get(gate) if isinstance(gate, Gate) else None
-        if line is None or not line.remove(invocation):
+        if not isinstance(gate, Gate) or gate not in self.lines:
             return False
+        line = self.lines[gate]
+        is_out = line.remove(invocation)
         if not line:
-            del self.lines[gate]  # type: ignore[arg-type]
-        return True
+            del self.lines[gate]
+        return is_out
 
     # --- giving ----------------------------------------------------------------------------------
 

@@ -108,10 +108,7 @@ class Upkeep:
         for worker in roster:
             self._staging.revoke(worker)
             worker.kill()
-            for given in worker.given.values():
-                outcome = worker.killed or _stopped(given.invocation)
-                self._staging.end(worker, given, outcome)
-            worker.given.clear()
+            self._end_runs(worker, lambda given: _stopped(given.invocation))
             worker.close()
         roster.workers, roster.leaving = [], []
         self._staging.lines.clear()
@@ -284,10 +281,7 @@ class Upkeep:
         roster.strike(worker)
         worker.leaving = True
         self._staging.revoke(worker)
-        for number, given in list(worker.given.items()):
-            outcome = worker.killed or _killed(given, worker.process.pid, status)
-            self._staging.end(worker, given, outcome)
-            del worker.given[number]
+        self._end_runs(worker, lambda given: _killed(given, worker.process.pid, status))
         for nested in worker.calls.values():
             # What its handlers had left behind goes on, and nobody reads what it yields.
             nested.grant(UNLIMITED)
@@ -297,6 +291,12 @@ class Upkeep:
         self._ends.drain()
         self.refill()
         self._staging.serve_soon()
+
+    def _end_runs(self, worker: Worker, outcome: Callable[[Given], Failure]) -> None:
+        """End what a worker has begun: as it was killed for, if it was, else like this."""
+        for given in worker.given.values():
+            self._staging.end(worker, given, worker.killed or outcome(given))
+        worker.given.clear()
 
     def _bury(self, worker: Worker, how: str, *, ran: bool) -> None:
         """Tell of a death that nobody had wanted; who died at once is no good sign."""
